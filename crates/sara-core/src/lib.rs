@@ -1,0 +1,1 @@
+//! Adapter layers of the LoRA family, generic over burn's backends.

@@ -1,0 +1,13 @@
+//! RoBERTa and BERT with adapters: loading, data, training.
+
+pub mod data;
+pub mod error;
+pub mod metrics;
+pub mod ops;
+pub mod optimizer;
+pub mod plot;
+pub mod run;
+pub mod schedule;
+pub mod tokenizer;
+
+pub use error::Error;
