@@ -1,4 +1,5 @@
 //! The adaptation methods, and the registry: one line for each, read by tests, command line and docs.
+#![expect(missing_debug_implementations, reason = "the record type that burn derives for an enum")]
 
 use burn::module::Module;
 use burn::nn::Linear;
@@ -62,7 +63,6 @@ macro_rules! methods {
     ($($module:ident :: $method:ident($config:ident) = $name:literal),* $(,)?) => {
         /// Any adapter, chosen at run time.
         #[derive(Module, Debug)]
-        #[expect(missing_debug_implementations, reason = "derived, but the lint does not see it behind the macro")]
         pub enum AnyAdapter<B: Backend> {
             $(
                 #[doc = concat!("The method `", $name, "`.")]
