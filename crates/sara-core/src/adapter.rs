@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::delta::Delta;
 use crate::error::Result;
+use crate::low_rank::linear;
 use crate::pass::{Pass, Seen};
 use crate::site::{Role, Site};
 
@@ -91,5 +92,33 @@ impl<B: Backend, A: Adapter<B>> LayerAdapter<'_, B, A> {
     /// - returns `[batch, seq, d_out]`
     pub fn project(&self, role: Role, base: &Linear<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
         self.adapter.project(Site { layer: self.layer, role }, base, x, self.pass)
+    }
+}
+
+/// No adapter is an adapter too: the bare backbone.
+impl<B: Backend, A: Adapter<B>> Adapter<B> for Option<A> {
+    fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
+        match self {
+            Some(adapter) => adapter.project(site, base, x, pass),
+            None => linear(base, x),
+        }
+    }
+
+    fn delta(&self, site: Site, base: &Linear<B>) -> Result<Option<Delta<B>>> {
+        self.as_ref().map_or(Ok(None), |adapter| adapter.delta(site, base))
+    }
+
+    fn penalty(&self, progress: Progress) -> Option<Tensor<B, 1>> {
+        self.as_ref().and_then(|adapter| adapter.penalty(progress))
+    }
+
+    fn report(&self) -> Vec<Figure> {
+        self.as_ref().map(Adapter::report).unwrap_or_default()
+    }
+}
+
+impl<B: AutodiffBackend, A: Trainable<B>> Trainable<B> for Option<A> {
+    fn after_step(self, grads: &GradientsParams, seen: &Seen<B::InnerBackend>, progress: Progress) -> Self {
+        self.map(|adapter| adapter.after_step(grads, seen, progress))
     }
 }

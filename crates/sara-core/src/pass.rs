@@ -17,10 +17,23 @@ pub struct Pass<B: Backend> {
 }
 
 /// Statistics of one training pass, by site.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub struct Seen<B: Backend> {
     /// L2 norm of each input feature over the tokens that count, `[d_in]`.
     pub input_norms: BTreeMap<Site, Tensor<B, 1>>,
+}
+
+impl<B: Backend> Seen<B> {
+    /// Adds what another micro-batch of the same step saw.
+    pub fn merge(&mut self, other: Self) {
+        for (site, norm) in other.input_norms {
+            let sum = match self.input_norms.remove(&site) {
+                Some(before) => (before.powi_scalar(2) + norm.powi_scalar(2)).sqrt(),
+                None => norm,
+            };
+            self.input_norms.insert(site, sum);
+        }
+    }
 }
 
 impl<B: Backend> Pass<B> {
