@@ -1,14 +1,14 @@
-#![allow(missing_docs,missing_debug_implementations)]
-//! Stub, replaced at merge.
-use burn::tensor::{Tensor, backend::Backend};
-use serde::{Deserialize, Serialize};
-pub trait SvdOps: Backend {}
-impl SvdOps for burn_flex::Flex {}
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Convention { #[default] Reach, Floor }
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct Error;
-pub struct SpectrumRank { pub rank: usize, pub nuclear_norm: f64, pub spectral_norm: f64, pub values: Vec<f64> }
-pub fn spectrum_rank<B: SvdOps>(_a: Tensor<B, 2>, _share: f64, _c: Convention) -> Result<SpectrumRank, Error> { Err(Error) }
+//! Singular values, singular value decomposition and the SARA rank rule on any burn backend.
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
+mod error;
+pub mod host;
+mod ops;
+mod spectrum_rank;
+mod svd;
+
+pub use error::Error;
+pub use ops::{SvdOps, SvdPrimitives};
+pub use spectrum_rank::{Convention, SpectrumRank, spectrum_rank};
+pub use svd::{Svd, singular_values, svd};
