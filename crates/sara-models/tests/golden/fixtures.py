@@ -17,7 +17,6 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).resolve().parent
-TOLERANCE = 1e-6  # of max(1, largest element), so that another processor's rounding passes and nothing else does
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
@@ -29,6 +28,7 @@ def main(generate):
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--check", action="store_true", help="regenerate elsewhere and compare")
+    parser.add_argument("--tolerance", type=float, default=1e-6, help="of max(1, largest element of the tensor)")
     arguments = parser.parse_args()
     if not arguments.check:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def main(generate):
         return
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
-        differences = compare_folders(Path(folder), arguments.out)
+        differences = compare_folders(Path(folder), arguments.out, arguments.tolerance)
     for line in differences:
         print(line, file=sys.stderr)
     sys.exit(1 if differences else 0)
@@ -100,7 +100,7 @@ def write_json(value, path):
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def compare_folders(made, kept):
+def compare_folders(made, kept, tolerance):
     """Differences between every case folder under `made` and its namesake under `kept`, one line each."""
     differences = []
     for case in sorted(path for path in made.iterdir()):
@@ -108,19 +108,19 @@ def compare_folders(made, kept):
         for name in sorted(files(made) ^ files(kept)):
             differences.append(f"{name}: only in one of the two folders")
         for name in sorted(files(made) & files(kept)):
-            differences += [f"{name}: {text}" for text in compare_files(made / name, kept / name)]
+            differences += [f"{name}: {text}" for text in compare_files(made / name, kept / name, tolerance)]
     return differences
 
 
-def compare_files(made, kept):
+def compare_files(made, kept, tolerance):
     if made.suffix == ".safetensors":
-        return compare_tensors(load_file(made), load_file(kept))
+        return compare_tensors(load_file(made), load_file(kept), tolerance)
     if made.suffix == ".json":
-        return compare_values(json.loads(made.read_text()), json.loads(kept.read_text()), "$")
+        return compare_values(json.loads(made.read_text()), json.loads(kept.read_text()), "$", tolerance)
     return [] if made.read_bytes() == kept.read_bytes() else ["other bytes"]
 
 
-def compare_tensors(made, kept):
+def compare_tensors(made, kept, tolerance):
     differences = [f"{name} is only in one of the two files" for name in sorted(made.keys() ^ kept.keys())]
     for name in sorted(made.keys() & kept.keys()):
         ours, theirs = made[name], kept[name]
@@ -128,17 +128,17 @@ def compare_tensors(made, kept):
             differences.append(f"{name} is {ours.dtype} {list(ours.shape)}, was {theirs.dtype} {list(theirs.shape)}")
         elif ours.numel():
             error = (ours.double() - theirs.double()).abs().max().item()
-            if not error <= TOLERANCE * max(1.0, theirs.double().abs().max().item()):
+            if not error <= tolerance * max(1.0, theirs.double().abs().max().item()):
                 differences.append(f"{name} differs by {error:.3g}")
     return differences
 
 
-def compare_values(made, kept, path):
+def compare_values(made, kept, path, tolerance):
     if isinstance(made, dict) and isinstance(kept, dict) and made.keys() == kept.keys():
-        return [line for key in made for line in compare_values(made[key], kept[key], f"{path}.{key}")]
+        return [line for key in made for line in compare_values(made[key], kept[key], f"{path}.{key}", tolerance)]
     if isinstance(made, list) and isinstance(kept, list) and len(made) == len(kept):
-        return [line for i, pair in enumerate(zip(made, kept)) for line in compare_values(*pair, f"{path}[{i}]")]
-    if isinstance(made, float) and isinstance(kept, float) and abs(made - kept) <= TOLERANCE * max(1.0, abs(kept)):
+        return [line for i, pair in enumerate(zip(made, kept)) for line in compare_values(*pair, f"{path}[{i}]", tolerance)]
+    if isinstance(made, float) and isinstance(kept, float) and abs(made - kept) <= tolerance * max(1.0, abs(kept)):
         return []
     return [] if made == kept else [f"{path} is {made!r}, was {kept!r}"]
 
