@@ -1,1 +1,6 @@
 //! The integration tests of this crate, in one binary.
+
+mod metrics;
+mod optimizer;
+mod run;
+mod schedule;
