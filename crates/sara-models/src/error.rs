@@ -14,4 +14,16 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+
+    // ---- checkpoints, model ----
+    /// Adapters, or a file that has what the adapters' crate checks.
+    #[error(transparent)]
+    Core(#[from] sara_core::Error),
+
+    /// A batch that the model cannot take.
+    #[error("{problem}")]
+    Input {
+        /// What is wrong and what to do about it.
+        problem: String,
+    },
 }
