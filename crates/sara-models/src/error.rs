@@ -45,4 +45,15 @@ pub enum Error {
         /// One entry for each tensor, with what was expected and what was found.
         mismatches: Vec<String>,
     },
+    // ---- checkpoints, model ----
+    /// Adapters, or a file that has what the adapters' crate checks.
+    #[error(transparent)]
+    Core(#[from] sara_core::Error),
+
+    /// A batch that the model cannot take.
+    #[error("{problem}")]
+    Input {
+        /// What is wrong and what to do about it.
+        problem: String,
+    },
 }
