@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use burn::tensor::backend::Backend;
+use sara_core::parameters::Tensors;
 use sara_core::store::StoredAdapter;
 use sara_core::{AnyAdapter, Backbone, Seed};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, HeadChoice, Loaded};
-use crate::data::{Classes, Task};
+use crate::data::{Classes, Dataset, Targets, Task, read};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
+use crate::pretrained::{Checkpoint, Loaded};
+use crate::run;
 use crate::tokenizer::Tokenizer;
 use crate::train::Trained;
 
@@ -70,7 +72,11 @@ impl Answer {
 pub fn read_adapter(dir: &Path, checkpoint: &Checkpoint) -> Result<StoredAdapter> {
     if dir.join("adapter_config.json").exists() {
         let config = &checkpoint.config;
-        return Ok(sara_core::import::import_peft(dir, &config.linears(), config.shape())?);
+        let imported = sara_core::import::peft::import(dir, &config.linears(), config.shape())?;
+        let head: Tensors = imported.head.into_iter().collect();
+        let mut manifest = imported.stored.manifest;
+        manifest.head = head.keys().cloned().collect();
+        return Ok(StoredAdapter { manifest, head, adapter: imported.stored.adapter });
     }
     let stored = StoredAdapter::read(dir)?;
     let linears = checkpoint.config.linears();
@@ -107,8 +113,11 @@ impl<B: Backend> Adapted<B> {
             },
             None => of_checkpoint.ok_or_else(|| Error::NoHead { path: model.to_owned() })?,
         };
-        let choice = if of_adapter.is_some() { HeadChoice::New } else { HeadChoice::OfCheckpoint };
-        let Loaded { model, mut head, notes } = checkpoint.load(answer.n_labels(), choice, Seed(0), device)?;
+        let (n_labels, seed) = (answer.n_labels(), Seed(0));
+        let Loaded { model, mut head, notes } = match of_adapter {
+            Some(_) => checkpoint.load_with_new_head(n_labels, seed, device)?,
+            None => checkpoint.load(n_labels, seed, device)?,
+        };
         let mut built = None;
         if let Some(stored) = &stored {
             built = Some(stored.build(device)?);
@@ -139,4 +148,30 @@ fn numbered(stored: &StoredAdapter) -> Answer {
         1 => Answer { task: Task::Regress, classes: Vec::new() },
         n => Answer { task: Task::Classify, classes: (0..n).map(|class| class.to_string()).collect() },
     }
+}
+
+/// What a run learns from: the answer's classes, and both datasets.
+///
+/// A checkpoint with a classification head fixes the classes; otherwise they come from the training data, sorted.
+///
+/// # Errors
+/// What reading said, a label that is not known, or a task that the checkpoint's head does not have.
+pub fn prepare(
+    data: &run::Data,
+    task: Task,
+    labels: Option<&[String]>,
+    tokenizer: &Tokenizer,
+) -> Result<(Answer, Dataset, Dataset)> {
+    let (train, valid) = (read(&data.train, task)?, read(&data.valid, task)?);
+    let classes = match (task, labels) {
+        (Task::Regress, _) => None,
+        (_, Some(labels)) if labels.len() > 1 => Some(Classes::of_checkpoint(labels.to_vec())),
+        _ => Some(Classes::of_data(&train)?),
+    };
+    let targets = classes.as_ref().map_or(Targets::Values, Targets::Classes);
+    let max_tokens = data.max_tokens.unwrap_or(usize::MAX);
+    let train = Dataset::prepare(&train, tokenizer, max_tokens, targets)?;
+    let valid = Dataset::prepare(&valid, tokenizer, max_tokens, targets)?;
+    let classes = classes.as_ref().map_or_else(Vec::new, |classes| classes.names().to_vec());
+    Ok((Answer { task, classes }, train, valid))
 }

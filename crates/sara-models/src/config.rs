@@ -223,6 +223,24 @@ impl EncoderConfig {
         }
     }
 
+    /// The length at which texts are cut: as asked, else 128 or the usable length, whichever is smaller.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where more is asked for than the model takes.
+    pub fn max_tokens(&self, asked: Option<usize>) -> Result<usize, Error> {
+        const DEFAULT: usize = 128;
+        let usable = self.usable_length();
+        match asked {
+            Some(asked) if asked > usable => Err(Error::Config {
+                field: "max_tokens".to_owned(),
+                found: asked.to_string(),
+                expected: format!("at most {usable}, the positions of this model"),
+            }),
+            Some(asked) => Ok(asked),
+            None => Ok(DEFAULT.min(usable)),
+        }
+    }
+
     /// Number of parameters of the backbone, BERT's pooler included.
     pub fn parameter_count(&self) -> usize {
         let dense = |d_in: usize, d_out: usize| (d_in + 1) * d_out;

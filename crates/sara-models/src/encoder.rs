@@ -8,7 +8,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::module::embedding;
 use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
 
-use crate::config::Dropouts;
+use crate::config::{Dropouts, EncoderConfig};
 use crate::ops::{EncoderOps, attention, gelu, layer_norm};
 
 mod inputs;
@@ -22,6 +22,8 @@ const ROLES: [Role; 6] = [Role::Query, Role::Key, Role::Value, Role::Output, Rol
 pub struct Encoder<B: Backend> {
     pub(crate) embeddings: Embeddings<B>,
     pub(crate) layers: Vec<Layer<B>>,
+    #[module(skip)]
+    pub(crate) config: EncoderConfig,
     #[module(skip)]
     pub(crate) dropouts: Dropouts,
 }
@@ -66,6 +68,21 @@ impl<B: Backend> Encoder<B> {
     /// The same encoder with these probabilities of dropout.
     pub fn with_dropout(self, dropouts: Dropouts) -> Self {
         Self { dropouts, ..self }
+    }
+
+    /// What `config.json` says of this encoder.
+    pub fn config(&self) -> &EncoderConfig {
+        &self.config
+    }
+
+    /// The id of padding.
+    pub fn pad_id(&self) -> u32 {
+        self.config.pad_id as u32
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> B::Device {
+        self.embeddings.word.val().device()
     }
 }
 

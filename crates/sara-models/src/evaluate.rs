@@ -7,6 +7,7 @@ use sara_core::{Adapter, Pass};
 
 use crate::data::{Dataset, Order, Target, batches};
 use crate::encoder::{Encoder, Inputs};
+use crate::error::Result;
 use crate::metrics::{Metrics, classification, regression};
 use crate::ops::EncoderOps;
 use crate::train::Trained;
@@ -14,16 +15,19 @@ use crate::train::Trained;
 /// The logits of every example, in the order of the dataset; each row is `[n_labels]`.
 ///
 /// Always on a backend without gradients: call `.valid()` first.
+///
+/// # Errors
+/// [`Error::Input`](crate::Error::Input) where the tokens are not this model's.
 pub fn predict<B: EncoderOps, A: Adapter<B>>(
     model: &Encoder<B>,
     trained: &Trained<B, A>,
     data: &Dataset,
     batch_size: NonZeroUsize,
-) -> Vec<Vec<f32>> {
+) -> Result<Vec<Vec<f32>>> {
     let device = model.device();
     let mut logits = vec![Vec::new(); data.items.len()];
     for rows in batches(&data.lengths(), batch_size, Order::Sorted) {
-        let inputs = Inputs::new(model.config(), &data.batch(&rows, model.pad_id()), &device);
+        let inputs = Inputs::of_batch(model.config(), data.batch(&rows, model.pad_id()), &device)?;
         let pass = Pass::evaluation();
         let hidden = model.forward(&inputs, &trained.adapter, &pass);
         let values = trained.head.forward(hidden, &pass);
@@ -33,17 +37,20 @@ pub fn predict<B: EncoderOps, A: Adapter<B>>(
             logits[row] = values.to_vec();
         }
     }
-    logits
+    Ok(logits)
 }
 
 /// Mean loss and the metrics of the task.
+///
+/// # Errors
+/// As [`predict`].
 pub fn evaluate<B: EncoderOps, A: Adapter<B>>(
     model: &Encoder<B>,
     trained: &Trained<B, A>,
     data: &Dataset,
     batch_size: NonZeroUsize,
-) -> Metrics {
-    measure(&predict(model, trained, data, batch_size), data)
+) -> Result<Metrics> {
+    Ok(measure(&predict(model, trained, data, batch_size)?, data))
 }
 
 /// Mean loss and metrics of these logits, one row for each example of `data`.

@@ -220,6 +220,20 @@ impl OptimizerConfig {
     }
 }
 
+impl Targets {
+    /// Picks the linear layers out of all that a model has.
+    ///
+    /// # Errors
+    /// [`sara_core::Error::UnknownTarget`] where a name matches nothing.
+    pub fn select(&self, linears: &[sara_core::Target]) -> sara_core::Result<Vec<sara_core::Target>> {
+        match self {
+            Self::AllLinear => sara_core::Targets::AllLinear,
+            Self::Names(names) => sara_core::Targets::Named(names.clone()),
+        }
+        .select(linears)
+    }
+}
+
 impl Run {
     /// Reads a run file, applies overrides `key.sub=value` in their order, and validates the outcome.
     ///

@@ -4,6 +4,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 
 use crate::config::{EncoderConfig, Family};
+use crate::data::Batch;
 use crate::error::Error;
 
 /// One padded batch on the device, every tensor `[batch, seq]`.
@@ -20,6 +21,15 @@ pub struct Inputs<B: Backend> {
 }
 
 impl<B: Backend> Inputs<B> {
+    /// A padded batch of a dataset.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_batch(config: &EncoderConfig, batch: Batch, device: &B::Device) -> Result<Self, Error> {
+        let Batch { ids, types, mask, rows, columns, .. } = batch;
+        Self::new(config, ids, types, mask, [rows, columns], device)
+    }
+
     /// A batch of `rows` sequences of `columns` tokens each, given row by row.
     ///
     /// # Errors

@@ -91,7 +91,7 @@ impl Checkpoint {
             }
         };
         let layers = linears.chunks(linears.len() / config.n_layers).enumerate().map(block).collect();
-        Encoder { embeddings, layers, dropouts: Dropouts::default() }
+        Encoder { embeddings, layers, config: config.clone(), dropouts: Dropouts::default() }
     }
 
     /// The head, and a line for each part of it that is new.

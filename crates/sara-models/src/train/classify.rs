@@ -66,7 +66,7 @@ where
         for (index, batch) in micro_batches.iter().enumerate() {
             // Noise depends on the position in the run alone, so that a resumed run draws the same.
             B::seed(&device, seed.of_step(step, index));
-            let inputs = Inputs::new(model.config(), batch, &device);
+            let inputs = Inputs::of_batch(model.config(), batch.clone(), &device)?;
             let pass = Pass::training(inputs.mask.clone());
             let hidden = model.forward(&inputs, &trained.adapter, &pass);
             let task = loss_of(trained.head.forward(hidden, &pass), batch);
@@ -106,7 +106,7 @@ where
         if let Some(valid) = valid
             && (due(options.eval_every) || options.eval_every.is_none() && ends_epoch || step == timetable.total)
         {
-            let metrics = evaluate(&frozen, &trained.valid(), valid, timetable.batch_size);
+            let metrics = evaluate(&frozen, &trained.valid(), valid, timetable.batch_size)?;
             let figures = trained.adapter.report();
             let is_best = best.as_ref().is_none_or(|best| metrics.beats(&best.metrics));
             if is_best {

@@ -70,7 +70,7 @@ impl Job for &Eval {
         };
         let max_tokens = checkpoint.config.max_tokens(self.max_tokens)?;
         let data = Dataset::prepare(&examples, &tokenizer, max_tokens, targets)?;
-        let metrics = evaluate(&model, &trained, &data, self.batch_size);
+        let metrics = evaluate(&model, &trained, &data, self.batch_size)?;
         Ok((data, metrics))
     }
 }

@@ -56,7 +56,7 @@ impl Job for &Predict {
         let examples = read(&self.data, answer.task)?;
         let max_tokens = checkpoint.config.max_tokens(self.max_tokens)?;
         let data = Dataset::prepare(&examples, &tokenizer, max_tokens, Targets::Ignored)?;
-        let logits = predict(&model, &trained, &data, self.batch_size);
+        let logits = predict(&model, &trained, &data, self.batch_size)?;
         Ok((data, logits))
     }
 }

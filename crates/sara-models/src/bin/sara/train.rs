@@ -8,7 +8,7 @@ use clap::Args;
 use sara_core::store::write_file;
 use sara_core::{Adapter, AnyAdapter, MethodConfig, RankPlan, Seed};
 use sara_models::adapted::{Adapted, Answer, read_adapter};
-use sara_models::checkpoint::{Checkpoint, HeadChoice, Loaded};
+use sara_models::pretrained::{Checkpoint, Loaded};
 use sara_models::data::Dataset;
 use sara_models::handover::{PeftProfile, export_peft, manifest};
 use sara_models::metrics::Metrics;
@@ -101,7 +101,7 @@ impl Prepared {
         let tokenizer = Tokenizer::load(&run.model)?;
         let max_tokens = checkpoint.config.max_tokens(run.data.max_tokens)?;
         run.data.max_tokens = Some(max_tokens);
-        let (answer, train, valid) = sara_models::data::prepare_pair(
+        let (answer, train, valid) = sara_models::adapted::prepare(
             &run.data,
             run.task,
             checkpoint.config.labels.as_deref(),
@@ -187,7 +187,7 @@ pub(crate) fn execute<B: Compute>(
 ) -> anyhow::Result<Option<Summary>> {
     let Prepared { run, method, checkpoint, answer, train, valid } = prepared;
     let Loaded { model, mut head, notes } =
-        checkpoint.load::<Autodiff<B>>(answer.n_labels(), HeadChoice::Either, Seed(run.seed), device)?;
+        checkpoint.load::<Autodiff<B>>(answer.n_labels(), Seed(run.seed), device)?;
     for note in notes {
         console.say(format!("note        {note}"));
     }
