@@ -203,6 +203,9 @@ impl OptimizerConfig {
     }
 
     /// Optimizer steps in one pass over so many examples; the last step of a pass may see fewer.
+    ///
+    /// # Panics
+    /// If `batch_size` or `accumulate` is 0, which [`Run::validate`] refuses.
     pub fn steps_per_epoch(&self, examples: usize) -> usize {
         examples.div_ceil(self.batch_size).div_ceil(self.accumulate)
     }

@@ -35,18 +35,19 @@ fn parse(text: &str, overrides: &[&str]) -> Result<Run, sara_models::Error> {
     Run::parse(text, "run.toml", &overrides.iter().map(ToString::to_string).collect::<Vec<_>>())
 }
 
-fn load(overrides: &[&str]) -> Run {
-    parse(LEAST, overrides).unwrap()
+fn load(overrides: &[&str]) -> Result<Run, sara_models::Error> {
+    parse(LEAST, overrides)
 }
 
 #[track_caller]
 fn assert_error(text: &str, overrides: &[&str], expected: &str) {
-    assert_eq!(parse(text, overrides).unwrap_err().to_string(), expected);
+    let found = parse(text, overrides).map_err(|error| error.to_string());
+    assert_eq!(found, Err(expected.to_owned()));
 }
 
 #[test]
 fn defaults_fill_what_is_not_said() {
-    let run = load(&[]);
+    let run = load(&[]).unwrap();
     assert_eq!((run.task, run.device, run.seed, run.save_every), (Task::Classify, Device::Auto, 0, 200));
     assert_eq!(
         (run.threads, run.eval_every, &run.init_adapter, run.data.max_tokens),
@@ -126,12 +127,12 @@ max_steps = 30
 
 #[test]
 fn steps_count_the_rest_of_an_epoch() {
-    let run = load(&["optimizer.batch_size=4", "optimizer.accumulate=2", "optimizer.epochs=2"]);
+    let run = load(&["optimizer.batch_size=4", "optimizer.accumulate=2", "optimizer.epochs=2"]).unwrap();
     // 17 examples are 5 micro-batches, which are 3 steps.
     assert_eq!((run.optimizer.steps_per_epoch(17), run.optimizer.total_steps(17)), (3, 6));
-    assert_eq!(load(&["optimizer.max_steps=5"]).optimizer.total_steps(17), 5);
+    assert_eq!(load(&["optimizer.max_steps=5"]).unwrap().optimizer.total_steps(17), 5);
     let rates: Vec<f64> =
-        (0..3).map(|step| load(&["optimizer.warmup_ratio=0.5"]).optimizer.rate(step, 4)).collect();
+        (0..3).map(|step| load(&["optimizer.warmup_ratio=0.5"]).unwrap().optimizer.rate(step, 4)).collect();
     assert_eq!(rates, [0.0, 2.5e-4, 5e-4]);
 }
 
@@ -146,14 +147,15 @@ fn overrides_are_toml_or_text() {
         "method.sara.share=0.2",
         "data.max_tokens=32",
         "seed=4",
-    ]);
+    ])
+    .unwrap();
     assert_eq!((run.seed, run.device, run.data.max_tokens), (4, Device::Cpu, Some(32)));
     assert_eq!(run.model, Path::new("some/path=with equals"));
     assert_eq!(run.targets, Targets::Names(vec!["key".into(), "output".into()]));
     assert_eq!(run.optimizer.learning_rate.to_bits(), 1e-3f64.to_bits());
     assert_eq!(run.method["sara"]["share"], 0.2);
     // A value cannot smuggle in a second key.
-    assert_eq!(load(&["output=1\nseed = 9"]).output, Path::new("1\nseed = 9"));
+    assert_eq!(load(&["output=1\nseed = 9"]).unwrap().output, Path::new("1\nseed = 9"));
 }
 
 #[test]
@@ -272,7 +274,7 @@ fn values_out_of_range_say_what_is_expected() {
 
 #[test]
 fn the_method_is_read_strictly_and_written_resolved() {
-    let mut run = load(&[]);
+    let mut run = load(&[]).unwrap();
     let method: Method = run.method().unwrap();
     assert_eq!(method, Method::Sara(Sara { share: 0.05, ..Sara::default() }));
     run.set_method(&method).unwrap();
@@ -280,7 +282,7 @@ fn the_method_is_read_strictly_and_written_resolved() {
     assert!(toml.contains("[method.sara]\nshare = 0.05\nconvention = \"\"\n"), "{toml}");
     assert_eq!(parse(&toml, &[]).unwrap().method::<Method>().unwrap(), method);
 
-    let error = |key: &str| load(&[key]).method::<Method>().unwrap_err().to_string();
+    let error = |key: &str| load(&[key]).unwrap().method::<Method>().unwrap_err().to_string();
     assert_eq!(
         error("method.sara.sahre=1"),
         "[method.sara]: unknown key `sahre`, the nearest is `share`; known here: share, limit, convention"

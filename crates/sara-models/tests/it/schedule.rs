@@ -18,7 +18,7 @@ fn check(schedule: Schedule, total: usize, warmup: usize, expected: &[(usize, f6
 fn equals_transformers_with_a_warmup() {
     let warmup = warmup_steps(0.06, 101);
     assert_eq!(warmup, 7);
-    let rise = [(0, 0.0), (1, 7.142857142857142e-05), (6, 0.000_428_571_428_571_428_55), (7, 0.0005)];
+    let rise = [(0, 0.0), (1, 7.142_857_142_857_142e-5), (6, 0.000_428_571_428_571_428_55), (7, 0.0005)];
     for (schedule, fall) in [
         (
             Schedule::Linear,
@@ -43,7 +43,7 @@ fn equals_transformers_without_a_warmup() {
         0,
         &[(0, BASE), (1, 0.000_333_333_333_333_333_3), (2, 0.000_166_666_666_666_666_66)],
     );
-    check(Schedule::Cosine, 3, 0, &[(0, BASE), (1, 0.000375), (2, 0.000_125_000_000_000_000_06)]);
+    check(Schedule::Cosine, 3, 0, &[(0, BASE), (1, 0.000_375), (2, 0.000_125_000_000_000_000_06)]);
     check(Schedule::Constant, 3, 0, &[(0, BASE), (2, BASE)]);
 }
 
