@@ -3,11 +3,13 @@
 pub mod data;
 pub mod error;
 pub mod metrics;
+pub mod nearest;
 pub mod ops;
 pub mod optimizer;
 pub mod plot;
 pub mod run;
 pub mod schedule;
 pub mod tokenizer;
+pub mod write;
 
-pub use error::Error;
+pub use error::{Error, Result};

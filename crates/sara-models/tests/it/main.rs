@@ -1,1 +1,4 @@
 //! The integration tests of this crate, in one binary.
+
+mod data;
+mod plot;
