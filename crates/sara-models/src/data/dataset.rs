@@ -245,7 +245,7 @@ impl fmt::Display for Report {
             write!(f, "\n  {heading:<9}  {:<width$}  {} ({share:.1} %)", class.name, class.count)?;
         }
         if let Some(ValueRange { min, mean, max }) = self.values {
-            write!(f, "\n  values     smallest {min}, mean {mean:.4}, largest {max}")?;
+            write!(f, "\n  values     smallest {min:.4}, mean {mean:.4}, largest {max:.4}")?;
         }
         Ok(())
     }

@@ -286,7 +286,7 @@ fn roberta_pairs_have_two_separators_and_one_type() {
     file["padding"] = Value::Null;
     let tokenizer = load(&file);
     let pair = tokenizer.encode("a b c", Some("c b"), 7).unwrap();
-    assert_eq!((pair.ids, pair.types), (vec![CLS, A, SEP, SEP, C, B, SEP], vec![0; 7]));
+    assert_eq!((pair.ids, pair.types), (vec![CLS, A, B, SEP, SEP, C, SEP], vec![0; 7]));
     assert_eq!(tokenizer.pad_id(), Some(PAD), "found by the token's name");
 }
 
@@ -362,7 +362,7 @@ fn values_become_targets_and_prediction_needs_none() {
     let examples = labelled([Some(Label::Value(0.1)), None, Some(Label::Value(3.0))]);
     let dataset = Dataset::prepare(&examples, &tokenizer, 8, Targets::Values).unwrap();
     assert_eq!(dataset.items.iter().map(|item| item.target).collect::<Vec<_>>(), [0.1, 3.0].map(Target::Value));
-    assert!(dataset.report.to_string().ends_with("\n  values     smallest 0.1, mean 1.5500, largest 3"), "{}", dataset.report);
+    assert!(dataset.report.to_string().ends_with("\n  values     smallest 0.1000, mean 1.5500, largest 3.0000"), "{}", dataset.report);
 
     let all = Dataset::prepare(&examples, &tokenizer, 8, Targets::Ignored).unwrap();
     assert_eq!(all.items.iter().map(|item| item.target).collect::<Vec<_>>(), [Target::None; 3]);
@@ -435,10 +435,8 @@ fn order_is_a_function_of_seed_and_epoch() {
 fn the_order_of_a_seed_stays_what_it_is() {
     // A resumed run needs this order again; a change of the generator or the shuffle must not go unseen.
     let order = batches(&[5; 8], size(3), Order::Shuffled { seed: 7, epoch: 1 });
-    assert_eq!(order, ORDER_OF_SEED_7_EPOCH_1);
+    assert_eq!(order, [vec![3, 6, 1], vec![7, 2], vec![0, 4, 5]]);
 }
-
-const ORDER_OF_SEED_7_EPOCH_1: [&[usize]; 3] = [&[], &[], &[]];
 
 #[test]
 fn as_read_and_sorted_are_what_they_say() {
