@@ -1,1 +1,70 @@
-//! Placeholder of `data`.
+//! Labelled texts: reading files, classes, tokens, batches.
+//!
+//! A file becomes [`Examples`], their labels become [`Classes`], both with a tokenizer a [`Dataset`] and its
+//! printable [`Report`]; [`batches`] orders the dataset and [`Dataset::batch`] pads one batch.
+
+mod batch;
+mod classes;
+mod dataset;
+mod read;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use batch::{Batch, Order, batches, collate};
+pub use classes::Classes;
+pub use dataset::{ClassCount, Dataset, Item, Lengths, Report, Target, Targets, ValueRange};
+pub use read::read;
+
+use crate::error::Error;
+
+/// What the model learns to say about a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// One of several classes.
+    #[default]
+    Classify,
+    /// A number.
+    Regress,
+}
+
+/// The examples of one file, in the order of its lines.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Examples {
+    /// The file they were read from.
+    pub path: PathBuf,
+    /// The examples.
+    pub list: Vec<Example>,
+}
+
+/// One text or pair of texts, with its label where it has one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Example {
+    /// The text.
+    pub text: String,
+    /// The second text of a pair.
+    pub text_pair: Option<String>,
+    /// The label.
+    pub label: Option<Label>,
+    /// The line of the file on which the example begins, counted from 1.
+    pub line: usize,
+}
+
+/// A label as it stands in the file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Label {
+    /// The name of a class.
+    Name(String),
+    /// The index of a class.
+    Index(usize),
+    /// A number to predict.
+    Value(f64),
+}
+
+impl Examples {
+    fn problem(&self, line: usize, problem: String) -> Error {
+        Error::Data { path: self.path.clone(), line, problem }
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 
-use burn::tensor::backend::Backend;
 use sara_core::{Adapter, Pass};
 
 use crate::data::{Dataset, Order, Target, batches};

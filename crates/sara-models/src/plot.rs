@@ -1,1 +1,41 @@
-//! Placeholder of `plot`.
+//! Pictures of a run as SVG: loss over steps, ranks by site, spectra.
+//!
+//! Written by hand because the pictures are few and plain: text needs no font here, only where it is shown.
+
+mod canvas;
+mod loss;
+mod ranks;
+mod spectra;
+
+use std::path::Path;
+
+pub use loss::{Curves, Metric, Point, loss};
+pub use ranks::{SiteRank, ranks};
+pub use spectra::{SiteSpectrum, spectra};
+
+use crate::error::Result;
+use crate::write::atomic_write;
+
+/// Writes the picture that [`loss()`] draws.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) if the file cannot be written.
+pub fn loss_svg(path: &Path, curves: &Curves<'_>) -> Result<()> {
+    atomic_write(path, loss(curves).as_bytes())
+}
+
+/// Writes the picture that [`ranks()`] draws.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) if the file cannot be written.
+pub fn ranks_svg(path: &Path, sites: &[SiteRank<'_>]) -> Result<()> {
+    atomic_write(path, ranks(sites).as_bytes())
+}
+
+/// Writes the picture that [`spectra()`] draws.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) if the file cannot be written.
+pub fn spectra_svg(path: &Path, sites: &[SiteSpectrum<'_>]) -> Result<()> {
+    atomic_write(path, spectra(sites).as_bytes())
+}

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::data::Task;
 use crate::error::Error;
 use crate::optimizer::AdamWConfig;
 use crate::schedule::{self, Schedule};
@@ -69,19 +70,6 @@ impl Default for Run {
             optimizer: OptimizerConfig::default(),
         }
     }
-}
-
-/// What is learned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Task {
-    /// One class for each text or pair of texts.
-    #[default]
-    Classify,
-    /// One number for each text or pair of texts.
-    Regress,
-    /// The next token.
-    CausalLm,
 }
 
 /// Where tensors live.

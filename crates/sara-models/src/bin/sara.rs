@@ -8,8 +8,6 @@ use clap::{Args, Parser, Subcommand};
 
 #[path = "sara/console.rs"]
 mod console;
-#[path = "sara/demo.rs"]
-mod demo;
 #[path = "sara/device.rs"]
 mod device;
 #[path = "sara/doctor.rs"]
@@ -36,7 +34,7 @@ mod ranks;
 mod train;
 
 use console::Console;
-use device::DeviceChoice;
+use sara_models::run::Device;
 
 /// The system's allocator returns every large tensor to the kernel and faults it in again.
 #[global_allocator]
@@ -57,7 +55,7 @@ struct Cli {
 struct Global {
     /// Where to compute.
     #[arg(long, global = true, value_enum)]
-    device: Option<DeviceChoice>,
+    device: Option<Device>,
     /// Threads of the CPU; all of them by default.
     #[arg(long, global = true)]
     threads: Option<std::num::NonZeroUsize>,
@@ -68,8 +66,6 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show it all on a built-in model: ranks, training, a table of methods, the exported adapter.
-    Demo(demo::Demo),
     /// The rank of each layer, from the singular values of its weight.
     Ranks(ranks::Ranks),
     /// Count trainable parameters, from config.json alone where the method allows it.
@@ -110,7 +106,6 @@ fn run(global: Global, command: Command, console: Console) -> anyhow::Result<()>
     }
     let device = global.device;
     match command {
-        Command::Demo(command) => command.run(device, console),
         Command::Ranks(command) => command.run(device, console),
         Command::Params(command) => command.run(device, console),
         Command::Train(command) => command.run(device, console),

@@ -4,3 +4,5 @@ mod metrics;
 mod optimizer;
 mod run;
 mod schedule;
+mod data;
+mod plot;

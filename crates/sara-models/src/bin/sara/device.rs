@@ -1,36 +1,12 @@
 //! From the name of a device to a backend: the only place that lists the backends.
 
-use std::fmt;
-
 use anyhow::bail;
 use burn::tensor::backend::Backend;
-use clap::ValueEnum;
 use sara_models::ops::EncoderOps;
+use sara_models::run::Device;
 use sara_svd::SvdOps;
 
 use crate::console::Console;
-
-/// A device by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum DeviceChoice {
-    /// A GPU if one is compiled in and found, else the CPU; which one is said.
-    Auto,
-    /// The CPU, with fused operations.
-    Cpu,
-    /// The CPU, with burn's older backend.
-    Ndarray,
-    /// Any GPU: Vulkan, Metal, DirectX 12 or WebGPU.
-    Wgpu,
-    /// An NVIDIA GPU.
-    Cuda,
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
-    }
-}
 
 /// A backend that can do all that the commands need.
 pub(crate) trait Compute: Backend + EncoderOps + SvdOps {}
@@ -47,28 +23,28 @@ pub(crate) trait Job {
 }
 
 /// Runs `job` where `choice` says; says where that is.
-pub(crate) fn dispatch<J: Job>(choice: DeviceChoice, console: Console, job: J) -> anyhow::Result<J::Output> {
+pub(crate) fn dispatch<J: Job>(choice: Device, console: Console, job: J) -> anyhow::Result<J::Output> {
     let choice = match choice {
-        DeviceChoice::Auto if cuda::found().is_ok() => DeviceChoice::Cuda,
-        DeviceChoice::Auto if wgpu::found().is_ok_and(|adapter| adapter.is_gpu) => DeviceChoice::Wgpu,
-        DeviceChoice::Auto => DeviceChoice::Cpu,
+        Device::Auto if cuda::found().is_ok() => Device::Cuda,
+        Device::Auto if wgpu::found().is_ok_and(|adapter| adapter.is_gpu) => Device::Wgpu,
+        Device::Auto => Device::Cpu,
         named => named,
     };
     let threads = rayon::current_num_threads();
     match choice {
-        DeviceChoice::Auto | DeviceChoice::Cpu => {
+        Device::Auto | Device::Cpu => {
             console.say(format!("device      cpu (flex, {threads} threads)"));
             cpu::run(job)
         }
-        DeviceChoice::Ndarray => {
+        Device::Ndarray => {
             console.say(format!("device      cpu (ndarray, {threads} threads)"));
             ndarray::run(job)
         }
-        DeviceChoice::Wgpu => {
+        Device::Wgpu => {
             console.say(format!("device      {}", wgpu::found()?.name));
             wgpu::run(job)
         }
-        DeviceChoice::Cuda => {
+        Device::Cuda => {
             console.say(format!("device      {}", cuda::found()?));
             cuda::run(job)
         }
@@ -76,6 +52,7 @@ pub(crate) fn dispatch<J: Job>(choice: DeviceChoice, console: Console, job: J) -
 }
 
 /// A GPU as the graphics API names it.
+#[derive(Clone)]
 pub(crate) struct Adapter {
     /// Name and API.
     pub(crate) name: String,
@@ -132,17 +109,23 @@ pub(crate) mod wgpu {
     /// The adapter that would be used.
     #[cfg(feature = "wgpu")]
     pub(crate) fn found() -> anyhow::Result<Adapter> {
-        let setup = super::quietly(|| {
-            burn_wgpu::init_setup::<burn_wgpu::graphics::AutoGraphicsApi>(
-                &burn_wgpu::WgpuDevice::default(),
-                burn_wgpu::RuntimeOptions::default(),
-            )
+        // Asked once: setting the device up a second time is an error.
+        static FOUND: std::sync::OnceLock<Option<Adapter>> = std::sync::OnceLock::new();
+        FOUND.get_or_init(|| super::quietly(probe)).clone().ok_or_else(|| {
+            anyhow::anyhow!("no GPU adapter was found (wgpu); install a driver or choose --device cpu")
         })
-        .ok_or_else(|| anyhow::anyhow!("no GPU adapter was found (wgpu); install a driver or choose --device cpu"))?;
+    }
+
+    #[cfg(feature = "wgpu")]
+    fn probe() -> Adapter {
+        let device = burn_wgpu::WgpuDevice::default();
+        let options = burn_wgpu::RuntimeOptions::default();
+        let setup = burn_wgpu::init_setup::<burn_wgpu::graphics::AutoGraphicsApi>(&device, options);
         let info = setup.adapter.get_info();
-        let is_gpu = info.device_type != burn_wgpu::wgpu::DeviceType::Cpu;
+        // By its name, so that the crate wgpu need not be named for one value.
+        let is_gpu = format!("{:?}", info.device_type) != "Cpu";
         let kind = if is_gpu { "" } else { ", a software renderer" };
-        Ok(Adapter { name: format!("{} ({:?}{kind})", info.name, info.backend), is_gpu })
+        Adapter { name: format!("{} ({:?}{kind})", info.name, info.backend), is_gpu }
     }
 
     #[cfg(not(feature = "wgpu"))]

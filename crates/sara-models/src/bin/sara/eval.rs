@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::Args;
 use sara_models::adapted::Adapted;
-use sara_models::data::{Dataset, Examples, Targets, Task, read};
+use sara_models::data::{Dataset, Targets, Task, read};
 use sara_models::evaluate::evaluate;
 use sara_models::metrics::Metrics;
+use sara_models::run::Device;
 use serde::Serialize;
 
 use crate::console::Console;
-use crate::device::{Compute, DeviceChoice, Job, dispatch};
+use crate::device::{Compute, Job, dispatch};
 
 /// Arguments of `sara eval`.
 #[derive(Args)]
@@ -27,20 +28,13 @@ pub(crate) struct Eval {
     data: PathBuf,
     /// The task; what the head was trained for by default.
     #[arg(long, value_enum)]
-    task: Option<TaskName>,
+    task: Option<Task>,
     /// Tokens at which texts are cut; 128 or the model's usable length by default.
     #[arg(long)]
     max_tokens: Option<usize>,
     /// Examples of a batch.
     #[arg(long, default_value = "32")]
     batch_size: std::num::NonZeroUsize,
-}
-
-/// A task by name.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum TaskName {
-    Classify,
-    Regress,
 }
 
 #[derive(Serialize)]
@@ -55,18 +49,15 @@ impl Job for &Eval {
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
         let Adapted { checkpoint, tokenizer, model, trained, answer, .. } =
             Adapted::<B>::open(&self.model, self.adapter.as_deref(), device)?;
-        if let Some(task) = self.task {
-            let asked = match task {
-                TaskName::Classify => Task::Classify,
-                TaskName::Regress => Task::Regress,
-            };
-            ensure!(asked == answer.task, "the head was trained for another task; leave --task out to use its own");
-        }
-        let examples: Examples = read(&self.data, answer.task)?;
+        ensure!(
+            self.task.is_none_or(|task| task == answer.task),
+            "the head was trained for another task; leave --task out to use its own"
+        );
+        let examples = read(&self.data, answer.task)?;
         let classes = answer.classes();
         let targets = match answer.task {
             Task::Classify => Targets::Classes(&classes),
-            _ => Targets::Values,
+            Task::Regress => Targets::Values,
         };
         let max_tokens = checkpoint.config.max_tokens(self.max_tokens)?;
         let data = Dataset::prepare(&examples, &tokenizer, max_tokens, targets)?;
@@ -76,8 +67,8 @@ impl Job for &Eval {
 }
 
 impl Eval {
-    pub(crate) fn run(self, device: Option<DeviceChoice>, console: Console) -> anyhow::Result<()> {
-        let (data, metrics) = dispatch(device.unwrap_or(DeviceChoice::Auto), console, &self)?;
+    pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
+        let (data, metrics) = dispatch(device.unwrap_or(Device::Auto), console, &self)?;
         console.say(&data.report);
         for (name, value) in metrics.iter() {
             console.say(format!("{name:<11} {}", value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))));

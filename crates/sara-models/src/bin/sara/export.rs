@@ -6,10 +6,11 @@ use anyhow::ensure;
 use clap::Args;
 use sara_models::adapted::Adapted;
 use sara_models::handover::{PeftProfile, export_peft};
+use sara_models::run::Device;
 use serde::Serialize;
 
 use crate::console::Console;
-use crate::device::{Compute, DeviceChoice, Job, dispatch};
+use crate::device::{Compute, Job, dispatch};
 
 /// Arguments of `sara export`.
 #[derive(Args)]
@@ -45,9 +46,9 @@ impl Job for &Export {
 }
 
 impl Export {
-    pub(crate) fn run(self, device: Option<DeviceChoice>, console: Console) -> anyhow::Result<()> {
+    pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
         ensure!(!self.out.exists(), "{}: is there already; choose another --out", self.out.display());
-        dispatch(device.unwrap_or(DeviceChoice::Cpu), console, &self)?;
+        dispatch(device.unwrap_or(Device::Cpu), console, &self)?;
         console.say(format!("exported    {} ({})", self.out.display(), self.to));
         console.result(&Report { out: self.out, to: self.to })
     }

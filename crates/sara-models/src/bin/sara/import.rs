@@ -6,10 +6,10 @@ use anyhow::ensure;
 use clap::Args;
 use sara_models::adapted::read_adapter;
 use sara_models::pretrained::Checkpoint;
+use sara_models::run::Device;
 use serde::Serialize;
 
 use crate::console::Console;
-use crate::device::DeviceChoice;
 
 /// Arguments of `sara import`.
 #[derive(Args)]
@@ -33,7 +33,7 @@ struct Report {
 }
 
 impl Import {
-    pub(crate) fn run(self, _device: Option<DeviceChoice>, console: Console) -> anyhow::Result<()> {
+    pub(crate) fn run(self, _device: Option<Device>, console: Console) -> anyhow::Result<()> {
         ensure!(!self.out.exists(), "{}: is there already; choose another --out", self.out.display());
         ensure!(
             self.from.join("adapter_config.json").exists(),

@@ -6,10 +6,11 @@ use anyhow::ensure;
 use clap::Args;
 use sara_core::Site;
 use sara_models::adapted::Adapted;
+use sara_models::run::Device;
 use serde::Serialize;
 
 use crate::console::{Console, table};
-use crate::device::{Compute, DeviceChoice, Job, dispatch};
+use crate::device::{Compute, Job, dispatch};
 
 /// Arguments of `sara merge`.
 #[derive(Args)]
@@ -48,9 +49,9 @@ impl Job for &Merge {
 }
 
 impl Merge {
-    pub(crate) fn run(self, device: Option<DeviceChoice>, console: Console) -> anyhow::Result<()> {
+    pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
         ensure!(!self.out.exists(), "{}: is there already; choose another --out", self.out.display());
-        let norms = dispatch(device.unwrap_or(DeviceChoice::Cpu), console, &self)?;
+        let norms = dispatch(device.unwrap_or(Device::Cpu), console, &self)?;
         let sites: Vec<SiteReport> = norms
             .into_iter()
             .map(|(site, frobenius_norm)| SiteReport { name: site.to_string(), frobenius_norm })

@@ -7,10 +7,11 @@ use clap::Args;
 use sara_core::{MethodConfig, Planned, RankPlan, Target, Targets};
 use sara_models::pretrained::Checkpoint;
 use sara_models::config::EncoderConfig;
+use sara_models::run::Device;
 use serde::Serialize;
 
 use crate::console::{Console, count, table};
-use crate::device::{Compute, DeviceChoice, Job, dispatch};
+use crate::device::{Compute, Job, dispatch};
 
 /// Arguments of `sara params`.
 #[derive(Args)]
@@ -89,13 +90,13 @@ impl Job for Plan<'_> {
 }
 
 impl Params {
-    pub(crate) fn run(self, device: Option<DeviceChoice>, console: Console) -> anyhow::Result<()> {
+    pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
         let config = EncoderConfig::read(&self.model)?;
         let method: MethodConfig =
             serde_json::from_str(&self.method).with_context(|| format!("--method {}", self.method))?;
         let targets = parse_targets(&self.targets).select(&config.linears())?;
         let job = Plan { method: &method, targets: &targets, model: &self.model };
-        let plan = dispatch(device.unwrap_or(DeviceChoice::Cpu), console, job)?;
+        let plan = dispatch(device.unwrap_or(Device::Cpu), console, job)?;
         let shape = config.shape();
         let site = |planned: &Planned| SiteReport {
             name: planned.target.name.clone(),

@@ -7,10 +7,11 @@ use sara_core::store::write_file;
 use sara_models::adapted::Adapted;
 use sara_models::data::{Dataset, Targets, read};
 use sara_models::evaluate::predict;
+use sara_models::run::Device;
 use serde::Serialize;
 
 use crate::console::Console;
-use crate::device::{Compute, DeviceChoice, Job, dispatch};
+use crate::device::{Compute, Job, dispatch};
 
 /// Arguments of `sara predict`.
 #[derive(Args)]
@@ -62,8 +63,8 @@ impl Job for &Predict {
 }
 
 impl Predict {
-    pub(crate) fn run(self, device: Option<DeviceChoice>, console: Console) -> anyhow::Result<()> {
-        let (data, logits) = dispatch(device.unwrap_or(DeviceChoice::Auto), console, &self)?;
+    pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
+        let (data, logits) = dispatch(device.unwrap_or(Device::Auto), console, &self)?;
         let mut text = String::new();
         for logits in &logits {
             text.push_str(&serde_json::to_string(&Line { logits })?);

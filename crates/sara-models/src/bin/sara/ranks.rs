@@ -7,11 +7,12 @@ use clap::Args;
 use sara_core::{Target, WeightSource};
 use sara_models::pretrained::Checkpoint;
 use sara_models::plot::{SiteSpectrum, spectra_svg};
+use sara_models::run::Device;
 use sara_svd::{Convention, SpectrumRank, spectrum_rank};
 use serde::Serialize;
 
 use crate::console::{Console, table};
-use crate::device::{Compute, DeviceChoice, Job, dispatch};
+use crate::device::{Compute, Job, dispatch};
 use crate::params::parse_targets;
 use crate::progress::bar;
 
@@ -80,14 +81,15 @@ impl Job for Spectra<'_> {
 }
 
 impl Ranks {
-    pub(crate) fn run(self, device: Option<DeviceChoice>, console: Console) -> anyhow::Result<()> {
+    pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
         let convention = if self.convention == "floor" { Convention::Floor } else { Convention::Reach };
-        sara_svd::check_share(self.share)?;
+        // A share out of range is refused before any weight is read.
+        sara_svd::host::rank_of(&[1.0], self.share, convention)?;
         let checkpoint = Checkpoint::open(&self.model)?;
         let targets = parse_targets(&self.targets).select(&checkpoint.config.linears())?;
         let started = Instant::now();
         let job = Spectra { checkpoint: &checkpoint, targets: &targets, share: self.share, convention, console };
-        let spectra = dispatch(device.unwrap_or(DeviceChoice::Auto), console, job)?;
+        let spectra = dispatch(device.unwrap_or(Device::Auto), console, job)?;
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         if let Some(path) = &self.svg {
             let roles: Vec<String> = targets.iter().map(|target| target.site.role.to_string()).collect();

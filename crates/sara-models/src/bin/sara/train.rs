@@ -12,14 +12,14 @@ use sara_models::pretrained::{Checkpoint, Loaded};
 use sara_models::data::Dataset;
 use sara_models::handover::{PeftProfile, export_peft, manifest};
 use sara_models::metrics::Metrics;
-use sara_models::run::{BackboneDropout, Run};
+use sara_models::run::{BackboneDropout, Device, Run};
 use sara_models::run_dir::{RunDir, final_ranks};
 use sara_models::tokenizer::Tokenizer;
 use sara_models::train::{Best, Options, Outcome, State, Trained, classify};
 use serde::Serialize;
 
 use crate::console::{Console, count, table};
-use crate::device::{Compute, DeviceChoice, Job, dispatch};
+use crate::device::{Compute, Job, dispatch};
 use crate::progress::Shown;
 
 /// Arguments of `sara train`.
@@ -71,9 +71,9 @@ pub(crate) struct Prepared {
 }
 
 impl Train {
-    pub(crate) fn run(self, device: Option<DeviceChoice>, console: Console) -> anyhow::Result<()> {
+    pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
         let run = Run::load(&self.config, &self.overrides)?;
-        let device = device.unwrap_or_else(|| run.device.into());
+        let device = device.unwrap_or(run.device);
         if !self.resume {
             RunDir::check_free(&run.output)?;
         }

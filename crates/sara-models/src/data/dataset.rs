@@ -1,0 +1,252 @@
+//! Examples as token ids and targets, and the report about them.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{Batch, Classes, Example, Examples, Label, collate};
+use crate::error::{Error, Result};
+use crate::tokenizer::{Encoded, Tokenizer};
+
+/// What a file's examples become.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// The examples, in the order of their lines.
+    pub items: Vec<Item>,
+    /// What they are like, and what was cut or left out.
+    pub report: Report,
+}
+
+/// One example as the model sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// Token ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// Token types.
+    pub types: Vec<u32>,
+    /// What the model should say.
+    pub target: Target,
+}
+
+/// What the model should say about one example.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Target {
+    /// The index of a class.
+    Class(usize),
+    /// A number.
+    Value(f32),
+    /// Not known.
+    None,
+}
+
+/// What is made of the labels.
+#[derive(Debug, Clone, Copy)]
+pub enum Targets<'a> {
+    /// Indices of these classes; an example without a label is dropped.
+    Classes(&'a Classes),
+    /// Numbers; an example without a label is dropped.
+    Values,
+    /// Nothing, for prediction: labels are not looked at, no example is dropped.
+    Ignored,
+}
+
+/// What a dataset is like; its `Display` is for people, before the first step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The file.
+    pub path: PathBuf,
+    /// Examples that are used.
+    pub examples: usize,
+    /// Examples left out because they have no label.
+    pub dropped: usize,
+    /// The limit on tokens per example.
+    pub max_tokens: usize,
+    /// Examples cut to that limit.
+    pub truncated: usize,
+    /// Tokens per example before the cut.
+    pub tokens: Lengths,
+    /// How many examples each class has, in the order of the classes; empty without classes.
+    pub classes: Vec<ClassCount>,
+    /// The values to predict, where the targets are values.
+    pub values: Option<ValueRange>,
+}
+
+/// The number of examples of one class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClassCount {
+    /// The class.
+    pub name: String,
+    /// Its examples.
+    pub count: usize,
+}
+
+/// Where the values to predict lie.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ValueRange {
+    /// The smallest.
+    pub min: f64,
+    /// The mean.
+    pub mean: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+/// Quantiles of a set of lengths; each is the length of an example (nearest rank).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Lengths {
+    /// The shortest.
+    pub min: usize,
+    /// A quarter is not longer.
+    pub p25: usize,
+    /// Half is not longer.
+    pub p50: usize,
+    /// Three quarters are not longer.
+    pub p75: usize,
+    /// 95 of 100 are not longer.
+    pub p95: usize,
+    /// The longest.
+    pub max: usize,
+}
+
+impl Dataset {
+    /// Tokenizes the examples and looks up their labels.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for a text without a token of its own and for a label that is not one of the targets;
+    /// [`Error::NoLabels`] if every example would be dropped; the errors of [`Tokenizer::encode`].
+    pub fn prepare(
+        examples: &Examples,
+        tokenizer: &Tokenizer,
+        max_tokens: usize,
+        targets: Targets<'_>,
+    ) -> Result<Self> {
+        let mut wanted = targets_of(examples, targets)?;
+        let mut kept: Vec<&Example> = examples.list.iter().collect();
+        if !matches!(targets, Targets::Ignored) {
+            kept = kept
+                .into_iter()
+                .zip(&wanted)
+                .filter_map(|(e, target)| (*target != Target::None).then_some(e))
+                .collect();
+            wanted.retain(|target| *target != Target::None);
+        }
+        if kept.is_empty() {
+            return Err(Error::NoLabels { path: examples.path.clone(), examples: examples.list.len() });
+        }
+        let texts = kept.par_iter().map(|example| (example.text.as_str(), example.text_pair.as_deref()));
+        let encoded = tokenizer.encode_all(texts, max_tokens)?;
+        if let Some((example, _)) = kept.iter().zip(&encoded).find(|(_, encoded)| encoded.own == 0) {
+            let problem = "the text has no token of its own; write some text or remove the line";
+            return Err(examples.problem(example.line, problem.to_owned()));
+        }
+        let report = Report {
+            path: examples.path.clone(),
+            examples: kept.len(),
+            dropped: examples.list.len() - kept.len(),
+            max_tokens,
+            truncated: encoded.iter().filter(|encoded| encoded.truncated).count(),
+            tokens: Lengths::of(encoded.iter().map(|encoded| encoded.full_length).collect()),
+            classes: count(&wanted, targets),
+            values: ValueRange::of(&wanted),
+        };
+        let item = |(Encoded { ids, types, .. }, target)| Item { ids, types, target };
+        Ok(Self { items: encoded.into_iter().zip(wanted).map(item).collect(), report })
+    }
+
+    /// The number of tokens of each item, for [`batches`](super::batches).
+    pub fn lengths(&self) -> Vec<usize> {
+        self.items.iter().map(|item| item.ids.len()).collect()
+    }
+
+    /// One padded batch of the items at these indices.
+    ///
+    /// # Panics
+    /// If an index is not that of an item.
+    pub fn batch(&self, indices: &[usize], pad_id: u32) -> Batch {
+        let items: Vec<_> = indices.iter().map(|&index| &self.items[index]).collect();
+        collate(&items, pad_id)
+    }
+}
+
+fn targets_of(examples: &Examples, targets: Targets<'_>) -> Result<Vec<Target>> {
+    match targets {
+        Targets::Ignored => Ok(vec![Target::None; examples.list.len()]),
+        Targets::Classes(classes) => {
+            let indices = classes.indices(examples)?;
+            Ok(indices.into_iter().map(|index| index.map_or(Target::None, Target::Class)).collect())
+        }
+        Targets::Values => {
+            let value = |example: &Example| match &example.label {
+                None => Ok(Target::None),
+                Some(Label::Value(value)) => Ok(Target::Value(*value as f32)),
+                Some(Label::Name(_) | Label::Index(_)) => {
+                    let problem = "the label is a class, not a value; read the file for task = \"regress\"";
+                    Err(examples.problem(example.line, problem.to_owned()))
+                }
+            };
+            examples.list.iter().map(value).collect()
+        }
+    }
+}
+
+fn count(wanted: &[Target], targets: Targets<'_>) -> Vec<ClassCount> {
+    let Targets::Classes(classes) = targets else { return Vec::new() };
+    let mut counts: Vec<_> =
+        classes.names().iter().map(|name| ClassCount { name: name.clone(), count: 0 }).collect();
+    for target in wanted {
+        if let Target::Class(index) = target {
+            counts[*index].count += 1;
+        }
+    }
+    counts
+}
+
+impl ValueRange {
+    fn of(targets: &[Target]) -> Option<Self> {
+        let values: Vec<f64> = targets
+            .iter()
+            .filter_map(
+                |target| if let Target::Value(value) = target { Some(f64::from(*value)) } else { None },
+            )
+            .collect();
+        let min = values.iter().copied().reduce(f64::min)?;
+        let max = values.iter().copied().reduce(f64::max)?;
+        Some(Self { min, mean: values.iter().sum::<f64>() / values.len() as f64, max })
+    }
+}
+
+impl Lengths {
+    /// `lengths` is not empty.
+    fn of(mut lengths: Vec<usize>) -> Self {
+        lengths.sort_unstable();
+        let at = |percent: usize| lengths[(lengths.len() * percent).div_ceil(100).max(1) - 1];
+        Self { min: at(0), p25: at(25), p50: at(50), p75: at(75), p95: at(95), max: at(100) }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Lengths { min, p25, p50, p75, p95, max } = self.tokens;
+        write!(f, "{}: {} examples", self.path.display(), self.examples)?;
+        if self.dropped > 0 {
+            write!(f, ", {} more dropped because they have no label", self.dropped)?;
+        }
+        write!(
+            f,
+            "\n  tokens     shortest {min}, 25 % {p25}, 50 % {p50}, 75 % {p75}, 95 % {p95}, longest {max}"
+        )?;
+        write!(f, "\n  truncated  {} to max_tokens = {}", self.truncated, self.max_tokens)?;
+        let width = self.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0);
+        for (index, class) in self.classes.iter().enumerate() {
+            let heading = if index == 0 { "classes" } else { "" };
+            let share = 100.0 * class.count as f64 / self.examples as f64;
+            write!(f, "\n  {heading:<9}  {:<width$}  {} ({share:.1} %)", class.name, class.count)?;
+        }
+        if let Some(ValueRange { min, mean, max }) = self.values {
+            write!(f, "\n  values     smallest {min:.4}, mean {mean:.4}, largest {max:.4}")?;
+        }
+        Ok(())
+    }
+}
