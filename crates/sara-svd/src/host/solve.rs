@@ -7,9 +7,9 @@ use crate::Error;
 /// Smallest ratio of the Gram matrix's extreme eigenvalues that the Gram path accepts.
 ///
 /// An eigenvalue carries an error of about `f64::EPSILON` times the largest, so at this ratio (a condition
-/// number of 3e5) the smallest singular value is still good to 1e-5 of itself and 1e-10 of the largest, and
-/// the raw columns of `u` are orthogonal to 1e-4, of which one Newton-Schulz step leaves 1e-8.
-const GRAM_FLOOR: f64 = 1e-11;
+/// number of 1e5) the smallest singular value is still good to 1e-6 of itself and 1e-11 of the largest, and
+/// the raw columns of `u` are orthogonal to 1e-5, of which one Newton-Schulz step leaves 1e-10.
+const GRAM_FLOOR: f64 = 1e-10;
 
 /// Largest relative difference between the sum of squares of the entries and of the singular values.
 ///
@@ -96,7 +96,7 @@ impl Scaled {
         let s: Vec<f64> = ascending.rev().map(f64::sqrt).collect();
         let (first, last) = (s.first()?, s.last()?);
         // A negative eigenvalue became NaN, which fails the comparison as it should.
-        (last * last > GRAM_FLOOR * first * first && self.keeps_squared_norm(&s)).then_some(s)
+        (last * last > GRAM_FLOOR * first * first && self.accepts(&s)).then_some(s)
     }
 
     /// Solves with faer on the matrix itself, and checks what it says.
@@ -106,13 +106,14 @@ impl Scaled {
         values: impl Fn(&T) -> &Vec<f64>,
     ) -> Result<T, Error> {
         solve(self.tall())
-            .filter(|solution| self.keeps_squared_norm(values(solution)))
+            .filter(|solution| self.accepts(values(solution)))
             .ok_or(Error::NotConverged { rows: self.rows, columns: self.columns })
     }
 
-    fn keeps_squared_norm(&self, s: &[f64]) -> bool {
+    /// Whether `s` is descending and has the sum of squares of the matrix.
+    fn accepts(&self, s: &[f64]) -> bool {
         let (expected, found) = (self.squared_norm(), s.iter().map(|x| x * x).sum::<f64>());
-        (found - expected).abs() <= SQUARED_NORM_TOLERANCE * expected
+        s.is_sorted_by(|x, y| x >= y) && (found - expected).abs() <= SQUARED_NORM_TOLERANCE * expected
     }
 }
 
