@@ -29,10 +29,8 @@ impl Scaled {
         if self.rank_limit() == 0 {
             return Ok(Vec::new());
         }
-        let s = match self.gram_values() {
-            Some(s) => s,
-            None => self.direct(|a| a.singular_values().ok(), |s| s)?,
-        };
+        let direct = || self.tall().singular_values().ok().filter(|s| self.accepts(s));
+        let s = self.gram_values().or_else(direct).ok_or(self.not_converged())?;
         self.unscale(s)
     }
 
@@ -40,16 +38,14 @@ impl Scaled {
         if self.rank_limit() == 0 {
             return Ok(Factors { u: Vec::new(), s: Vec::new(), vt: Vec::new() });
         }
-        let solution = match self.gram_svd() {
-            Some(solution) => solution,
-            None => self.direct(direct_svd, |solution| &solution.s)?,
-        };
-        let (mut u, mut v) = (solution.p, solution.q);
+        let direct = || direct_svd(self.tall()).filter(|solution| self.accepts(&solution.s));
+        let Solution { p: mut u, s, q: mut v } =
+            self.gram_svd().or_else(direct).ok_or(self.not_converged())?;
         if self.is_wide() {
             std::mem::swap(&mut u, &mut v);
         }
         fix_signs(&mut u, &mut v);
-        Ok(Factors { u: row_major(u.as_ref()), s: self.unscale(solution.s)?, vt: row_major(v.transpose()) })
+        Ok(Factors { u: row_major(u.as_ref()), s: self.unscale(s)?, vt: row_major(v.transpose()) })
     }
 
     /// Lower triangle of `a^T a`; only for input whose squares f64 holds exactly.
@@ -99,15 +95,8 @@ impl Scaled {
         (last * last > GRAM_FLOOR * first * first && self.accepts(&s)).then_some(s)
     }
 
-    /// Solves with faer on the matrix itself, and checks what it says.
-    fn direct<T>(
-        &self,
-        solve: impl Fn(MatRef<'_, f64>) -> Option<T>,
-        values: impl Fn(&T) -> &Vec<f64>,
-    ) -> Result<T, Error> {
-        solve(self.tall())
-            .filter(|solution| self.accepts(values(solution)))
-            .ok_or(Error::NotConverged { rows: self.rows, columns: self.columns })
+    fn not_converged(&self) -> Error {
+        Error::NotConverged { rows: self.rows, columns: self.columns }
     }
 
     /// Whether `s` is descending and has the sum of squares of the matrix.
