@@ -2,6 +2,12 @@ use faer::MatRef;
 
 use crate::Error;
 
+/// `2^-300`: entries below this share of the largest count as zero.
+///
+/// Where products of such entries underflow, faer returns zeros in the middle of the spectrum. All of f32
+/// spans 277 powers of two, so only f64 input can hold any, and no singular value moves by a rounding error.
+const NEGLIGIBLE: f64 = f64::from_bits((1023 - 300) << MANTISSA_BITS);
+
 /// A checked matrix, times the power of two that brings its largest modulus into `1..2`.
 ///
 /// Scaling by a power of two is exact, and keeps every solver away from underflow and overflow.
@@ -33,7 +39,8 @@ impl Scaled {
         }
         let exponent = exponent(largest);
         for value in &mut values {
-            *value = times_power_of_two(*value, -exponent);
+            let scaled = times_power_of_two(*value, -exponent);
+            *value = if scaled.abs() < NEGLIGIBLE { 0.0 } else { scaled };
         }
         Ok(Self { values, rows, columns, exponent, precision })
     }
@@ -100,7 +107,7 @@ mod tests {
         for e in [-1074, -1023, -1022, -149, -1, 0, 1, 127, 1023] {
             let x = times_power_of_two(1.0, e);
             assert_eq!(exponent(x), e);
-            assert_eq!(times_power_of_two(x, -e), 1.0, "2^{e} scales back to one");
+            assert_eq!(times_power_of_two(x, -e).to_bits(), 1.0_f64.to_bits(), "2^{e} scales back to one");
         }
         assert_eq!(exponent(1.0_f64.next_down()), -1);
         assert_eq!(exponent(f64::MAX), 1023);

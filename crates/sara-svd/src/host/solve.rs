@@ -7,9 +7,9 @@ use crate::Error;
 /// Smallest ratio of the Gram matrix's extreme eigenvalues that the Gram path accepts.
 ///
 /// An eigenvalue carries an error of about `f64::EPSILON` times the largest, so at this ratio (a condition
-/// number of 3e5) the smallest singular value is still good to 1e-5 of itself and 1e-10 of the largest, and
-/// the raw columns of `u` are orthogonal to 1e-4, of which one Newton-Schulz step leaves 1e-8.
-const GRAM_FLOOR: f64 = 1e-11;
+/// number of 1e5) the smallest singular value is still good to 1e-6 of itself and 1e-11 of the largest, and
+/// the raw columns of `u` are orthogonal to 1e-5, of which one Newton-Schulz step leaves 1e-10.
+const GRAM_FLOOR: f64 = 1e-10;
 
 /// Largest relative difference between the sum of squares of the entries and of the singular values.
 ///
@@ -29,10 +29,8 @@ impl Scaled {
         if self.rank_limit() == 0 {
             return Ok(Vec::new());
         }
-        let s = match self.gram_values() {
-            Some(s) => s,
-            None => self.direct(|a| a.singular_values().ok(), |s| s)?,
-        };
+        let direct = || self.tall().singular_values().ok().filter(|s| self.accepts(s));
+        let s = self.gram_values().or_else(direct).ok_or(self.not_converged())?;
         self.unscale(s)
     }
 
@@ -40,16 +38,14 @@ impl Scaled {
         if self.rank_limit() == 0 {
             return Ok(Factors { u: Vec::new(), s: Vec::new(), vt: Vec::new() });
         }
-        let solution = match self.gram_svd() {
-            Some(solution) => solution,
-            None => self.direct(direct_svd, |solution| &solution.s)?,
-        };
-        let (mut u, mut v) = (solution.p, solution.q);
+        let direct = || direct_svd(self.tall()).filter(|solution| self.accepts(&solution.s));
+        let Solution { p: mut u, s, q: mut v } =
+            self.gram_svd().or_else(direct).ok_or(self.not_converged())?;
         if self.is_wide() {
             std::mem::swap(&mut u, &mut v);
         }
         fix_signs(&mut u, &mut v);
-        Ok(Factors { u: row_major(u.as_ref()), s: self.unscale(solution.s)?, vt: row_major(v.transpose()) })
+        Ok(Factors { u: row_major(u.as_ref()), s: self.unscale(s)?, vt: row_major(v.transpose()) })
     }
 
     /// Lower triangle of `a^T a`; only for input whose squares f64 holds exactly.
@@ -96,23 +92,17 @@ impl Scaled {
         let s: Vec<f64> = ascending.rev().map(f64::sqrt).collect();
         let (first, last) = (s.first()?, s.last()?);
         // A negative eigenvalue became NaN, which fails the comparison as it should.
-        (last * last > GRAM_FLOOR * first * first && self.keeps_squared_norm(&s)).then_some(s)
+        (last * last > GRAM_FLOOR * first * first && self.accepts(&s)).then_some(s)
     }
 
-    /// Solves with faer on the matrix itself, and checks what it says.
-    fn direct<T>(
-        &self,
-        solve: impl Fn(MatRef<'_, f64>) -> Option<T>,
-        values: impl Fn(&T) -> &Vec<f64>,
-    ) -> Result<T, Error> {
-        solve(self.tall())
-            .filter(|solution| self.keeps_squared_norm(values(solution)))
-            .ok_or(Error::NotConverged { rows: self.rows, columns: self.columns })
+    fn not_converged(&self) -> Error {
+        Error::NotConverged { rows: self.rows, columns: self.columns }
     }
 
-    fn keeps_squared_norm(&self, s: &[f64]) -> bool {
+    /// Whether `s` is descending and has the sum of squares of the matrix.
+    fn accepts(&self, s: &[f64]) -> bool {
         let (expected, found) = (self.squared_norm(), s.iter().map(|x| x * x).sum::<f64>());
-        (found - expected).abs() <= SQUARED_NORM_TOLERANCE * expected
+        s.is_sorted_by(|x, y| x >= y) && (found - expected).abs() <= SQUARED_NORM_TOLERANCE * expected
     }
 }
 
