@@ -8,32 +8,20 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::steps::{Steps, output, run};
+use crate::steps::{Steps, run};
 
 /// Loads an export with other people's libraries; makes no fixture.
 const INTEROP: &str = "crates/sara-models/tests/golden/interop.py";
 
-/// Runs every generator, which overwrites its fixtures.
-pub(crate) fn write(root: &Path) -> Result<()> {
-    generate(root)?.finish()
-}
-
-/// Runs every generator and fails where a committed fixture changes; the working tree must be clean there.
-pub(crate) fn check(root: &Path) -> Result<()> {
-    let changed = changed_fixtures(root)?;
-    if !changed.is_empty() {
-        bail!(
-            "fixtures differ from the last commit, so there is nothing to compare with: commit or undo\n{changed}"
-        );
+/// Runs every generator. Each overwrites its fixtures or, with `--check` among `args`, compares with them.
+pub(crate) fn golden(root: &Path, args: &[String]) -> Result<()> {
+    let mut steps = Steps::new("golden");
+    for generator in generators(root)? {
+        let name = generator.strip_prefix(root).unwrap_or(&generator);
+        let mut command = python(root);
+        command.arg(name).args(args);
+        steps.command(&name.display().to_string(), command);
     }
-    let mut steps = generate(root)?;
-    steps.check("fixtures as committed", "cargo xtask golden --check", || {
-        let changed = changed_fixtures(root)?;
-        if !changed.is_empty() {
-            bail!("the generators now give something else in\n{changed}");
-        }
-        Ok(())
-    });
     steps.finish()
 }
 
@@ -44,18 +32,7 @@ pub(crate) fn interop(root: &Path, args: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn generate(root: &Path) -> Result<Steps> {
-    let mut steps = Steps::new("golden");
-    for generator in generators(root)? {
-        let name = generator.strip_prefix(root).unwrap_or(&generator).to_owned();
-        let mut command = python(root);
-        command.arg(&name);
-        steps.command(&name.display().to_string(), command);
-    }
-    Ok(steps)
-}
-
-/// `crates/*/tests/golden/*.py`, sorted.
+/// The programs among `crates/*/tests/golden/*.py`, in the order of their names.
 fn generators(root: &Path) -> Result<Vec<PathBuf>> {
     let crates = root.join("crates");
     let mut found = Vec::new();
@@ -63,17 +40,13 @@ fn generators(root: &Path) -> Result<Vec<PathBuf>> {
         let Ok(files) = fs::read_dir(package?.path().join("tests/golden")) else { continue };
         found.extend(files.flatten().map(|file| file.path()));
     }
+    let is_program = |path: &PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains("__main__"));
     found.retain(|path| {
         path.extension().is_some_and(|extension| extension == "py") && !path.ends_with(INTEROP)
     });
+    found.retain(is_program);
     found.sort();
     Ok(found)
-}
-
-/// Changed, new and deleted files beside the generators, one a line.
-fn changed_fixtures(root: &Path) -> Result<String> {
-    let status = ["status", "--porcelain", "--untracked-files=all", "--", "crates/*/tests/golden"];
-    output(Command::new("git").current_dir(root).args(status))
 }
 
 fn python(root: &Path) -> Command {

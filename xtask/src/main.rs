@@ -39,11 +39,9 @@ enum Task {
     #[command(subcommand)]
     Data(Data),
     /// Run the Python generators of the golden fixtures (`SARA_PYTHON` names the interpreter)
-    Golden {
-        /// Leave the fixtures alone and fail where a generator now gives something else
-        #[arg(long)]
-        check: bool,
-    },
+    ///
+    /// With `--check` they leave the fixtures alone and fail where they now make something else.
+    Golden(Passed),
     /// Load what sara exported with the Python libraries that users have
     Interop(Passed),
     /// Make the small model and data that `sara demo` has built in
@@ -89,8 +87,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Validate => validate::validate(root),
         Task::Tidy => tidy::tidy(root),
         Task::Data(Data::DebianSections { out, seed }) => debian_sections::write(&out, seed),
-        Task::Golden { check: true } => golden::check(root),
-        Task::Golden { check: false } => golden::write(root),
+        Task::Golden(Passed { args }) => golden::golden(root, &args),
         Task::Interop(Passed { args }) => golden::interop(root, &args),
         Task::Pretrain(Passed { args }) => example(root, "pretrain", &args),
         Task::Bench(Passed { args }) => example(root, "bench_step", &args),
