@@ -6,10 +6,12 @@ use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn::tensor::module::embedding;
+use sara_core::parameters::Tensors;
 use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
 
 use crate::config::{Dropouts, EncoderConfig};
 use crate::ops::{EncoderOps, attention, gelu, layer_norm};
+use crate::weights::weight_to_file;
 
 mod inputs;
 pub use inputs::Inputs;
@@ -78,6 +80,37 @@ impl<B: Backend> Encoder<B> {
     /// The id of padding.
     pub fn pad_id(&self) -> u32 {
         self.config.pad_id as u32
+    }
+
+    /// Vectors of the token ids, `[vocab_size, d]`.
+    pub fn word_embeddings(&self) -> Tensor<B, 2> {
+        self.embeddings.word.val()
+    }
+
+    /// Every parameter by its name in the checkpoint of a bare encoder, weights as `[d_out, d_in]`.
+    pub fn tensors(&self) -> Tensors {
+        let mut tensors = Tensors::new();
+        let Embeddings { word, position, token_type, norm } = &self.embeddings;
+        for (name, table) in [("word", word), ("position", position), ("token_type", token_type)] {
+            tensors.insert(format!("embeddings.{name}_embeddings.weight"), table.val().into_data());
+        }
+        let mut add_norm = |path: String, norm: &Norm<B>| {
+            tensors.insert(format!("{path}.LayerNorm.weight"), norm.gamma.val().into_data());
+            tensors.insert(format!("{path}.LayerNorm.bias"), norm.beta.val().into_data());
+        };
+        add_norm("embeddings".to_owned(), norm);
+        for (layer, block) in self.layers.iter().enumerate() {
+            add_norm(format!("encoder.layer.{layer}.attention.output"), &block.output_norm);
+            add_norm(format!("encoder.layer.{layer}.output"), &block.down_norm);
+        }
+        for (target, (_, linear)) in self.config.linears().iter().zip(self.linears()) {
+            let path = target.name.split_once('.').map_or(target.name.as_str(), |(_, path)| path);
+            tensors.insert(format!("{path}.weight"), weight_to_file(linear.weight.val().into_data()));
+            if let Some(bias) = &linear.bias {
+                tensors.insert(format!("{path}.bias"), bias.val().into_data());
+            }
+        }
+        tensors
     }
 
     /// Where its weights are.
