@@ -6,3 +6,5 @@ mod run;
 mod schedule;
 mod data;
 mod plot;
+#[cfg(feature = "flex")]
+mod ops;
