@@ -2,8 +2,8 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::backend::Backend;
 use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
 use sara_core::Pass;
 use sara_core::low_rank::linear;
 use sara_core::parameters::{Tensors, edit};

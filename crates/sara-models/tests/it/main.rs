@@ -1,1 +1,2 @@
 //! The integration tests of this crate, in one binary.
+mod model;
