@@ -1,2 +1,3 @@
 //! The integration tests of this crate, in one binary.
+#[cfg(test)]
 mod model;

@@ -1,7 +1,7 @@
 //! Loading is strict, and says all that is wrong at once.
 
 use burn::tensor::Tensor;
-use burn_flex::Flex;
+use burn_flex::{Flex, FlexDevice};
 use safetensors::Dtype;
 use sara_core::{Backbone, Seed, WeightSource};
 use sara_models::config::EncoderConfig;
@@ -12,9 +12,9 @@ use super::{changed, fixture, stored};
 
 /// What opening and loading for three labels says.
 fn failure(dir: &std::path::Path) -> String {
-    let device = Default::default();
+    let device = FlexDevice;
     let loaded = Checkpoint::open(dir).and_then(|checkpoint| checkpoint.load::<Flex>(3, Seed(0), &device));
-    let message = loaded.err().expect("loading must fail").to_string();
+    let message = loaded.map(|_| ()).unwrap_err().to_string();
     assert_eq!(message.lines().count(), 1, "{message}");
     message
 }
@@ -97,10 +97,10 @@ fn an_index_that_lies_is_an_error() {
 
 #[test]
 fn a_head_for_another_number_of_labels_needs_to_be_asked_for() {
-    let device = Default::default();
+    let device = FlexDevice;
     let checkpoint = Checkpoint::open(&fixture("bert-cls3")).unwrap();
     assert!(checkpoint.has_head());
-    let message = checkpoint.load::<Flex>(5, Seed(0), &device).err().unwrap().to_string();
+    let message = checkpoint.load::<Flex>(5, Seed(0), &device).map(|_| ()).unwrap_err().to_string();
     assert!(message.contains("classifier.weight: expected [5, 32], found [3, 32]"), "{message}");
     assert!(checkpoint.load::<Flex>(0, Seed(0), &device).is_err());
     let loaded = checkpoint.load_with_new_head::<Flex>(5, Seed(0), &device).unwrap();
@@ -110,7 +110,7 @@ fn a_head_for_another_number_of_labels_needs_to_be_asked_for() {
 
 #[test]
 fn other_heads_and_buffers_are_left_aside() {
-    let device = Default::default();
+    let device = FlexDevice;
     let mlm = Checkpoint::open(&fixture("roberta-mlm")).unwrap();
     assert!(!mlm.has_head());
     mlm.load::<Flex>(2, Seed(0), &device).unwrap();
@@ -133,7 +133,7 @@ fn other_heads_and_buffers_are_left_aside() {
 
 #[test]
 fn linears_hold_the_weights_transposed_and_their_source_as_they_lie() {
-    let device = Default::default();
+    let device = FlexDevice;
     for name in ["roberta-cls3", "bert-bare"] {
         let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
         let model = checkpoint.load::<Flex>(3, Seed(0), &device).unwrap().model;
@@ -158,7 +158,7 @@ fn linears_hold_the_weights_transposed_and_their_source_as_they_lie() {
 
 #[test]
 fn a_batch_beyond_the_tables_is_an_error() {
-    let device = Default::default();
+    let device = FlexDevice;
     let config = EncoderConfig::read(&fixture("roberta-cls3")).unwrap();
     let inputs = |ids: Vec<i32>, types: Vec<i32>| {
         let n = ids.len();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use burn_flex::Flex;
+use burn_flex::{Flex, FlexDevice};
 use safetensors::Dtype;
 use sara_core::{Backbone, MethodConfig, Pass, RankPlan, Seed};
 use sara_models::config::EncoderConfig;
@@ -26,7 +26,7 @@ fn json(path: &Path) -> Value {
 
 #[test]
 fn nothing_adapted_means_the_same_bytes() {
-    let device = Default::default();
+    let device = FlexDevice;
     for (name, n_labels) in FIXTURES {
         let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
         let loaded = checkpoint.load::<Flex>(n_labels, Seed(0), &device).unwrap();
@@ -46,7 +46,7 @@ fn nothing_adapted_means_the_same_bytes() {
 
 #[test]
 fn a_head_goes_along_and_loads_again() {
-    let device = Default::default();
+    let device = FlexDevice;
     let labels = ["no", "perhaps", "yes", "often"].map(str::to_owned);
     for (name, _) in FIXTURES {
         let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
@@ -81,7 +81,7 @@ fn a_head_goes_along_and_loads_again() {
 
 #[test]
 fn the_configuration_names_the_new_labels_and_keeps_the_rest() {
-    let device = Default::default();
+    let device = FlexDevice;
     let base = changed("bert-cls3", |_| ());
     let mut config = json(&base.path().join("config.json"));
     config["num_labels"] = 3.into();
@@ -112,7 +112,7 @@ fn the_configuration_names_the_new_labels_and_keeps_the_rest() {
 
 #[test]
 fn merged_weights_compute_what_the_adapter_computed() {
-    let device = Default::default();
+    let device = FlexDevice;
     let checkpoint = Checkpoint::open(&fixture("roberta-cls3")).unwrap();
     let loaded = checkpoint.load::<Flex>(3, Seed(0), &device).unwrap();
     let plan = RankPlan::constant(&checkpoint.config.linears(), 2).unwrap();
@@ -160,7 +160,7 @@ fn merged_weights_compute_what_the_adapter_computed() {
 
 #[test]
 fn a_merged_checkpoint_keeps_the_dtype_of_its_base() {
-    let device = Default::default();
+    let device = FlexDevice;
     let checkpoint = Checkpoint::open(&fixture("roberta-reg")).unwrap();
     let loaded = checkpoint.load_with_new_head::<Flex>(2, Seed(0), &device).unwrap();
     let parent = tempfile::tempdir().unwrap();
