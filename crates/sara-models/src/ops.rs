@@ -1,1 +1,189 @@
-//! Placeholder of `ops`.
+//! The encoder's operations as an extension of burn's backends: GELU, layer norm, attention, linear.
+//!
+//! [`EncoderOps`] has burn's own operations as default bodies, so a backend joins with an empty `impl`.
+//! Flex overrides them with fused loops (`ops/flex.rs`); `Autodiff` records each as one node of the graph
+//! (`ops/autodiff.rs`), which keeps only the operation's inputs and recomputes the rest in the backward pass.
+
+mod autodiff;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
+#[cfg(feature = "flex")]
+mod flex;
+mod stock;
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::{BoolTensor, FloatTensor};
+use burn::tensor::{Bool, Tensor, TensorPrimitive};
+
+/// Backend extension: fused encoder operations, by default burn's own ones.
+///
+/// The free functions of this module are the interface; the methods here are what a backend may override.
+/// Gradients are methods of their own, because a parent that is not trained needs none.
+pub trait EncoderOps: Backend {
+    /// See [`gelu`].
+    fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        stock::gelu::<Self>(x)
+    }
+
+    /// Gradient of [`gelu`] by its input.
+    fn fused_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        stock::gelu_backward::<Self>(x, grad)
+    }
+
+    /// See [`layer_norm`].
+    fn fused_layer_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        stock::layer_norm::<Self>(x, gamma, beta, epsilon)
+    }
+
+    /// Gradient of [`layer_norm`] by its input.
+    fn fused_layer_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        stock::layer_norm_backward::<Self>(x, gamma, epsilon, grad)
+    }
+
+    /// Gradient of [`layer_norm`] by `gamma`. That by `beta` is the sum of `grad` over batch and sequence.
+    fn fused_layer_norm_gamma_backward(
+        x: FloatTensor<Self>,
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        stock::layer_norm_gamma_backward::<Self>(x, epsilon, grad)
+    }
+
+    /// See [`attention`].
+    fn fused_attention(inputs: AttentionInputs<Self>) -> FloatTensor<Self> {
+        stock::attention::<Self>(inputs)
+    }
+
+    /// Gradients of [`attention`] by query, key and value, each where `wanted` in that order.
+    fn fused_attention_backward(
+        inputs: AttentionInputs<Self>,
+        grad: FloatTensor<Self>,
+        wanted: [bool; 3],
+    ) -> [Option<FloatTensor<Self>>; 3] {
+        stock::attention_backward::<Self>(inputs, grad, wanted)
+    }
+}
+
+/// What [`attention`] takes, as the backend's own tensors.
+#[derive(Clone, Debug)]
+pub struct AttentionInputs<B: Backend> {
+    /// Queries `[batch, seq, d]`, heads side by side.
+    pub q: FloatTensor<B>,
+    /// Keys `[batch, seq, d]`.
+    pub k: FloatTensor<B>,
+    /// Values `[batch, seq, d]`.
+    pub v: FloatTensor<B>,
+    /// Which keys count, `[batch, seq]`.
+    pub mask: Option<BoolTensor<B>>,
+    /// Number of heads, a divisor of `d`.
+    pub n_heads: usize,
+}
+
+#[cfg(feature = "ndarray")]
+impl<E, I, Q> EncoderOps for burn_ndarray::NdArray<E, I, Q>
+where
+    Self: Backend,
+    burn_ndarray::NdArrayTensor: From<burn_ndarray::SharedArray<E>> + From<burn_ndarray::SharedArray<I>>,
+{
+}
+
+/// Exact GELU, `x * (1 + erf(x / sqrt(2))) / 2`.
+///
+/// # Shapes
+/// - `x` and the result: `[batch, seq, d]`
+pub fn gelu<B: EncoderOps>(x: Tensor<B, 3>) -> Tensor<B, 3> {
+    tensor(B::fused_gelu(primitive(x)))
+}
+
+/// Layer norm over the last dimension, with the biased variance.
+///
+/// # Shapes
+/// - `x` and the result: `[batch, seq, d]`
+/// - `gamma`, `beta`: `[d]`
+///
+/// # Panics
+/// If `gamma` or `beta` has another length than the last dimension.
+pub fn layer_norm<B: EncoderOps>(
+    x: Tensor<B, 3>,
+    gamma: Tensor<B, 1>,
+    beta: Tensor<B, 1>,
+    epsilon: f64,
+) -> Tensor<B, 3> {
+    let d = x.dims()[2];
+    assert_eq!(
+        [gamma.dims(), beta.dims()],
+        [[d]; 2],
+        "gamma and beta hold one value for each of the {d} features"
+    );
+    tensor(B::fused_layer_norm(primitive(x), primitive(gamma), primitive(beta), epsilon))
+}
+
+/// Attention of every position to every position that counts, with scores scaled by `1 / sqrt(d / n_heads)`.
+///
+/// Keys where `mask` is false take no part at all. Where that leaves a sequence without keys, its output
+/// and the gradients through it are zero. A `dropout` on the probabilities above 0 acts only on a backend
+/// that differentiates, and is left to burn's own operations.
+///
+/// # Shapes
+/// - `q`, `k`, `v` and the result: `[batch, seq, d]`, the heads side by side
+/// - `mask`: `[batch, seq]`, true where a key counts
+///
+/// # Panics
+/// If the shapes differ from these, or `n_heads` does not divide `d`.
+pub fn attention<B: EncoderOps>(
+    q: Tensor<B, 3>,
+    k: Tensor<B, 3>,
+    v: Tensor<B, 3>,
+    n_heads: usize,
+    mask: Option<Tensor<B, 2, Bool>>,
+    dropout: f64,
+) -> Tensor<B, 3> {
+    let [batch, seq, d] = q.dims();
+    assert_eq!([k.dims(), v.dims()], [q.dims(); 2], "query, key and value have one shape");
+    assert!(n_heads > 0 && d.is_multiple_of(n_heads), "{n_heads} heads do not divide {d} features");
+    if let Some(mask) = &mask {
+        assert_eq!(mask.dims(), [batch, seq], "the mask has one value for each key");
+    }
+    if dropout > 0.0 && B::ad_enabled(&q.device()) {
+        return stock::attention_with_dropout(q, k, v, n_heads, mask, dropout);
+    }
+    let (q, k, v) = (primitive(q), primitive(k), primitive(v));
+    tensor(B::fused_attention(AttentionInputs { q, k, v, mask: mask.map(Tensor::into_primitive), n_heads }))
+}
+
+/// `x weight + bias` as one product of `[batch * seq, d_in]`.
+///
+/// On three dimensions a backend may multiply example by example, and prepare the weight anew for each.
+///
+/// # Shapes
+/// - `x`: `[batch, seq, d_in]`
+/// - `weight`: `[d_in, d_out]`, `bias`: `[d_out]`
+/// - returns `[batch, seq, d_out]`
+pub fn linear<B: Backend>(x: Tensor<B, 3>, weight: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Tensor<B, 3> {
+    let [batch, seq, d_in] = x.dims();
+    let d_out = weight.dims()[1];
+    let y = x.reshape([batch * seq, d_in]).matmul(weight);
+    let y = match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    };
+    y.reshape([batch, seq, d_out])
+}
+
+fn tensor<B: Backend, const D: usize>(x: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(x))
+}
+
+fn primitive<B: Backend, const D: usize>(x: Tensor<B, D>) -> FloatTensor<B> {
+    x.into_primitive().tensor()
+}

@@ -1,0 +1,13 @@
+//! The GPU backends, on burn's own operations: with fusion on, these become few kernels.
+
+use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
+use burn_fusion::{Fusion, FusionBackend};
+
+use super::EncoderOps;
+
+impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> EncoderOps
+    for CubeBackend<R, F, I, BT>
+{
+}
+
+impl<B: FusionBackend> EncoderOps for Fusion<B> {}

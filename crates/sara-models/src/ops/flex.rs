@@ -1,0 +1,164 @@
+//! The encoder's operations fused on flex: one pass over the data, vectorised, several threads.
+//!
+//! Only f32 is fused, other element types take burn's own operations. The work is cut at fixed places and
+//! summed in a fixed order, so a result never depends on the threads.
+
+mod attention;
+mod kernels;
+mod strided;
+
+use burn::tensor::{Bytes, DType, Shape};
+use burn_flex::{Flex, FlexTensor, Layout};
+use rayon::prelude::*;
+
+use self::attention::Attention;
+use super::{AttentionInputs, EncoderOps, stock};
+
+/// Elements of one piece of work, 64 KiB: it stays in the second-level cache.
+const CHUNK: usize = 16 * 1024;
+
+impl EncoderOps for Flex {
+    fn fused_gelu(x: FlexTensor) -> FlexTensor {
+        if !fuses([&x]) {
+            return stock::gelu::<Self>(x);
+        }
+        map(x, CHUNK, kernels::gelu)
+    }
+
+    fn fused_gelu_backward(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
+        if !fuses([&x, &grad]) {
+            return stock::gelu_backward::<Self>(x, grad);
+        }
+        map_with(grad, &contiguous(x), CHUNK, kernels::gelu_backward)
+    }
+
+    fn fused_layer_norm(x: FlexTensor, gamma: FlexTensor, beta: FlexTensor, epsilon: f64) -> FlexTensor {
+        if !fuses([&x, &gamma, &beta]) || is_empty(&x) {
+            return stock::layer_norm::<Self>(x, gamma, beta, epsilon);
+        }
+        let (gamma, beta) = (contiguous(gamma), contiguous(beta));
+        let (gamma, beta) = (gamma.storage::<f32>(), beta.storage::<f32>());
+        map(x, whole_rows(gamma.len()), |x| kernels::layer_norm(x, gamma, beta, epsilon as f32))
+    }
+
+    fn fused_layer_norm_backward(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        epsilon: f64,
+        grad: FlexTensor,
+    ) -> FlexTensor {
+        if !fuses([&x, &gamma, &grad]) || is_empty(&x) {
+            return stock::layer_norm_backward::<Self>(x, gamma, epsilon, grad);
+        }
+        let gamma = contiguous(gamma);
+        let gamma = gamma.storage::<f32>();
+        map_with(grad, &contiguous(x), whole_rows(gamma.len()), |grad, x| {
+            kernels::layer_norm_backward(x, gamma, epsilon as f32, grad);
+        })
+    }
+
+    fn fused_layer_norm_gamma_backward(x: FlexTensor, epsilon: f64, grad: FlexTensor) -> FlexTensor {
+        if !fuses([&x, &grad]) || is_empty(&x) {
+            return stock::layer_norm_gamma_backward::<Self>(x, epsilon, grad);
+        }
+        let (x, grad) = (contiguous(x), contiguous(grad));
+        let d = x.layout().shape()[2];
+        let parts: Vec<Vec<f32>> = x
+            .storage::<f32>()
+            .par_chunks(whole_rows(d))
+            .zip(grad.storage::<f32>().par_chunks(whole_rows(d)))
+            .map(|(x, grad)| {
+                let mut sum = vec![0.0; d];
+                kernels::layer_norm_gamma(x, grad, epsilon as f32, &mut sum);
+                sum
+            })
+            .collect();
+        let mut total = vec![0.0; d];
+        for part in parts {
+            for (total, part) in total.iter_mut().zip(part) {
+                *total += part;
+            }
+        }
+        tensor(total, Shape::new([d]))
+    }
+
+    fn fused_attention(inputs: AttentionInputs<Self>) -> FlexTensor {
+        let shape = inputs.q.layout().shape().clone();
+        if !fuses([&inputs.q, &inputs.k, &inputs.v]) || is_empty(&inputs.q) {
+            return stock::attention::<Self>(inputs);
+        }
+        tensor(Attention::new(inputs).forward(), shape)
+    }
+
+    fn fused_attention_backward(
+        inputs: AttentionInputs<Self>,
+        grad: FlexTensor,
+        wanted: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let shape = inputs.q.layout().shape().clone();
+        if !fuses([&inputs.q, &inputs.k, &inputs.v, &grad]) || is_empty(&inputs.q) {
+            return stock::attention_backward::<Self>(inputs, grad, wanted);
+        }
+        let grad = contiguous(grad);
+        let grads = Attention::new(inputs).backward(grad.storage::<f32>(), wanted);
+        grads.map(|grad| grad.map(|grad| tensor(grad, shape.clone())))
+    }
+}
+
+fn fuses<const N: usize>(tensors: [&FlexTensor; N]) -> bool {
+    tensors.iter().all(|x| x.dtype() == DType::F32)
+}
+
+fn is_empty(x: &FlexTensor) -> bool {
+    x.layout().num_elements() == 0
+}
+
+/// As many rows of `d` elements as fit a chunk, in elements.
+fn whole_rows(d: usize) -> usize {
+    (CHUNK / d).max(1) * d
+}
+
+/// `x` in a buffer of its own length and order; without a copy where it is so already.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "dropping `x` leaves its buffer with one owner, to be written in place"
+)]
+fn contiguous(x: FlexTensor) -> FlexTensor {
+    x.to_contiguous()
+}
+
+fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
+}
+
+/// `x` after `change` has seen each chunk of it: in place if nobody else holds `x`, else on a copy.
+fn map(x: FlexTensor, chunk: usize, change: impl Fn(&mut [f32]) + Send + Sync) -> FlexTensor {
+    let mut x = contiguous(x);
+    if let Some(values) = x.try_storage_mut::<f32>() {
+        values.par_chunks_mut(chunk).for_each(change);
+        return x;
+    }
+    let source = x.storage::<f32>();
+    let mut values = vec![0.0; source.len()];
+    values.par_chunks_mut(chunk).zip(source.par_chunks(chunk)).for_each(|(values, source)| {
+        values.copy_from_slice(source);
+        change(values);
+    });
+    tensor(values, x.layout().shape().clone())
+}
+
+/// [`map`] beside the chunks of a second, contiguous tensor.
+fn map_with(
+    x: FlexTensor,
+    other: &FlexTensor,
+    chunk: usize,
+    change: impl Fn(&mut [f32], &[f32]) + Sync,
+) -> FlexTensor {
+    let mut x = contiguous(x);
+    let other = other.storage::<f32>();
+    x.storage_mut::<f32>()
+        .par_chunks_mut(chunk)
+        .zip(other.par_chunks(chunk))
+        .for_each(|(values, other)| change(values, other));
+    x
+}

@@ -1,0 +1,147 @@
+//! Attention on heads where they lie in the rows: strided products, no copies, nothing kept.
+//!
+//! One piece of work is one head of one example, a block of queries at a time. The probabilities of a block
+//! exist only in a thread's scratch, in the backward pass too, which computes them again: five products
+//! instead of four, against a buffer `[batch, heads, seq, seq]` kept by every layer.
+
+use burn_flex::{Flex, FlexTensor};
+use rayon::prelude::*;
+
+use super::super::AttentionInputs;
+use super::strided::{Matrix, MatrixMut};
+use super::{contiguous, kernels};
+
+/// Queries of one block: with some hundred keys its scores stay in the second-level cache.
+const QUERIES: usize = 128;
+
+/// The inputs of attention, contiguous and f32, not empty.
+pub(super) struct Attention {
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    /// Zero for keys that count, minus infinity for the others, `[batch, seq]`.
+    bias: Vec<f32>,
+    seq: usize,
+    d: usize,
+    n_heads: usize,
+}
+
+impl Attention {
+    pub(super) fn new(inputs: AttentionInputs<Flex>) -> Self {
+        let AttentionInputs { q, k, v, mask, n_heads } = inputs;
+        let [batch, seq, d] = q.layout().shape().dims();
+        let bias = mask.map_or_else(|| vec![0.0; batch * seq], |mask| bias(&contiguous(mask)));
+        Self { q: contiguous(q), k: contiguous(k), v: contiguous(v), bias, seq, d, n_heads }
+    }
+
+    pub(super) fn forward(&self) -> Vec<f32> {
+        let mut output = vec![0.0; self.q.storage::<f32>().len()];
+        let outputs = MatrixMut::heads(&mut output, self.seq, self.d, self.n_heads);
+        outputs.into_par_iter().enumerate().for_each_init(Vec::new, |scratch, (index, mut output)| {
+            let head = self.head(index);
+            for block in head.blocks() {
+                let p = head.probabilities(block, scratch);
+                output.rows(block).set_product(p, head.v);
+            }
+        });
+        output
+    }
+
+    /// Gradients of query, key and value where `wanted`, from that of the output.
+    pub(super) fn backward(&self, grad: &[f32], wanted: [bool; 3]) -> [Option<Vec<f32>>; 3] {
+        let mut grads = wanted.map(|wanted| wanted.then(|| vec![0.0; grad.len()]));
+        let [dq, dk, dv] = grads.each_mut().map(|grad| match grad {
+            Some(grad) => {
+                MatrixMut::heads(grad, self.seq, self.d, self.n_heads).into_iter().map(Some).collect()
+            }
+            None => (0..self.n_pieces()).map(|_| None).collect::<Vec<_>>(),
+        });
+        let grads_of_heads = dq.into_par_iter().zip(dk).zip(dv).enumerate();
+        grads_of_heads.for_each_init(Default::default, |scratch, (index, ((dq, dk), dv))| {
+            self.head(index).backward(self.part(grad, index), [dq, dk, dv], scratch);
+        });
+        grads
+    }
+
+    fn n_pieces(&self) -> usize {
+        self.bias.len() / self.seq * self.n_heads
+    }
+
+    /// All rows of one head of one example in a buffer `[batch, seq, d]`.
+    fn part<'a>(&self, data: &'a [f32], index: usize) -> Matrix<'a> {
+        let (example, head) = (index / self.n_heads, index % self.n_heads);
+        let head_dim = self.d / self.n_heads;
+        Matrix::new(&data[example * self.seq * self.d + head * head_dim..], self.seq, head_dim, self.d)
+    }
+
+    fn head(&self, index: usize) -> Head<'_> {
+        let example = index / self.n_heads;
+        let bias = &self.bias[example * self.seq..][..self.seq];
+        // Padding at the end costs nothing; a gap further in is left to the bias.
+        let n_keys = bias.iter().rposition(|&bias| bias == 0.0).map_or(0, |last| last + 1);
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|x| self.part(x.storage::<f32>(), index));
+        Head { q, k: k.rows((0, n_keys)), v: v.rows((0, n_keys)), bias: &bias[..n_keys] }
+    }
+}
+
+/// Minus infinity where the mask is false.
+fn bias(mask: &FlexTensor) -> Vec<f32> {
+    mask.storage::<u8>().iter().map(|&counts| if counts == 0 { f32::NEG_INFINITY } else { 0.0 }).collect()
+}
+
+/// One head of one example, keys and values without the padding at the end.
+struct Head<'a> {
+    q: Matrix<'a>,
+    k: Matrix<'a>,
+    v: Matrix<'a>,
+    bias: &'a [f32],
+}
+
+impl<'a> Head<'a> {
+    /// First row and number of rows of each block of queries; none without keys, where all is zero.
+    fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let n_queries = if self.bias.is_empty() { 0 } else { self.q.n_rows() };
+        (0..n_queries).step_by(QUERIES).map(move |start| (start, QUERIES.min(n_queries - start)))
+    }
+
+    fn scale(&self) -> f32 {
+        (self.q.n_cols() as f32).sqrt().recip()
+    }
+
+    fn probabilities<'s>(&self, block: (usize, usize), scratch: &'s mut Vec<f32>) -> Matrix<'s> {
+        let n_keys = self.bias.len();
+        scratch.resize(block.1 * n_keys, 0.0);
+        MatrixMut::new(scratch, block.1, n_keys).set_product(self.q.rows(block), self.k.transposed());
+        kernels::softmax(scratch, self.bias, self.scale());
+        Matrix::new(scratch, block.1, n_keys, n_keys)
+    }
+
+    fn backward(
+        &self,
+        grad: Matrix<'a>,
+        [mut dq, mut dk, mut dv]: [Option<MatrixMut<'_>>; 3],
+        [scratch_p, scratch_s]: &mut [Vec<f32>; 2],
+    ) {
+        let n_keys = self.bias.len();
+        for block in self.blocks() {
+            let grad = grad.rows(block);
+            let p = self.probabilities(block, scratch_p);
+            if let Some(dv) = &mut dv {
+                dv.rows((0, n_keys)).add_product(p.transposed(), grad);
+            }
+            if dq.is_none() && dk.is_none() {
+                continue;
+            }
+            scratch_s.resize(block.1 * n_keys, 0.0);
+            MatrixMut::new(scratch_s, block.1, n_keys).set_product(grad, self.v.transposed());
+            kernels::softmax_backward(scratch_p, scratch_s, n_keys, self.scale());
+            let ds = Matrix::new(scratch_s, block.1, n_keys, n_keys);
+            if let Some(dq) = &mut dq {
+                dq.rows(block).set_product(ds, self.k);
+            }
+            if let Some(dk) = &mut dk {
+                dk.rows((0, n_keys)).add_product(ds.transposed(), self.q.rows(block));
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The loops over slices, compiled for each instruction set and chosen at run time.
+//!
+//! They use no fused multiply-add, so every instruction set of one architecture gives the same bits.
+
+#![expect(
+    clippy::inline_always,
+    reason = "a part is compiled for the instruction set of the loop that it is in"
+)]
+
+use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E, PI};
+
+/// Partial sums of a reduction: one AVX-512 register.
+const LANES: usize = 16;
+
+/// Declares functions that exist once for each instruction set.
+macro_rules! vectorized {
+    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {$(
+        $(#[$doc])*
+        #[multiversion::multiversion(targets(
+            "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma+bmi2",
+            "x86_64+avx2+fma",
+            "aarch64+neon",
+        ))]
+        pub(super) fn $name($($argument: $type),*) $body
+    )*};
+}
+
+vectorized! {
+    /// GELU of each value, in place.
+    fn gelu(values: &mut [f32]) {
+        for x in values {
+            *x *= normal_cdf(*x);
+        }
+    }
+
+    /// Turns the gradient of GELU's output into that of its input `x`.
+    fn gelu_backward(grad: &mut [f32], x: &[f32]) {
+        let peak = (2.0 * PI).sqrt().recip();
+        for (grad, &x) in grad.iter_mut().zip(x) {
+            *grad *= normal_cdf(x) + x * peak * exp(-0.5 * x * x);
+        }
+    }
+
+    /// Layer norm of each row of `gamma.len()` values, in place.
+    fn layer_norm(values: &mut [f32], gamma: &[f32], beta: &[f32], epsilon: f32) {
+        for row in values.chunks_exact_mut(gamma.len()) {
+            let (mean, inverse) = mean_and_inverse_deviation(row, epsilon);
+            for ((x, &gamma), &beta) in row.iter_mut().zip(gamma).zip(beta) {
+                *x = (*x - mean) * inverse * gamma + beta;
+            }
+        }
+    }
+
+    /// Turns the gradient of layer norm's output into that of its input `x`.
+    fn layer_norm_backward(x: &[f32], gamma: &[f32], epsilon: f32, grad: &mut [f32]) {
+        let share = (gamma.len() as f32).recip();
+        for (x, grad) in x.chunks_exact(gamma.len()).zip(grad.chunks_exact_mut(gamma.len())) {
+            let (mean, inverse) = mean_and_inverse_deviation(x, epsilon);
+            for (grad, &gamma) in grad.iter_mut().zip(gamma) {
+                *grad *= gamma;
+            }
+            let level = share * sum(grad, grad, |grad, _| grad);
+            let along = share * inverse * inverse * sum(grad, x, |grad, x| grad * (x - mean));
+            for (grad, &x) in grad.iter_mut().zip(x) {
+                *grad = inverse * (*grad - level - (x - mean) * along);
+            }
+        }
+    }
+
+    /// Adds the gradient of gamma over these rows of `total.len()` values.
+    fn layer_norm_gamma(x: &[f32], grad: &[f32], epsilon: f32, total: &mut [f32]) {
+        for (x, grad) in x.chunks_exact(total.len()).zip(grad.chunks_exact(total.len())) {
+            let (mean, inverse) = mean_and_inverse_deviation(x, epsilon);
+            for ((total, &x), &grad) in total.iter_mut().zip(x).zip(grad) {
+                *total += grad * ((x - mean) * inverse);
+            }
+        }
+    }
+
+    /// Softmax of `scale * scores + bias` in each row of `bias.len()` scores, in place.
+    fn softmax(scores: &mut [f32], bias: &[f32], scale: f32) {
+        for row in scores.chunks_exact_mut(bias.len()) {
+            for (score, &bias) in row.iter_mut().zip(bias) {
+                *score = *score * scale + bias;
+            }
+            let highest = maximum(row);
+            for score in row.iter_mut() {
+                *score = exp(*score - highest);
+            }
+            let share = sum(row, row, |p, _| p).recip();
+            for p in row.iter_mut() {
+                *p *= share;
+            }
+        }
+    }
+
+    /// Turns the gradient of [`softmax`]'s result `p`, rows of `n` values, into that of its scores.
+    fn softmax_backward(p: &[f32], grad: &mut [f32], n: usize, scale: f32) {
+        for (p, grad) in p.chunks_exact(n).zip(grad.chunks_exact_mut(n)) {
+            let along = sum(p, grad, |p, grad| p * grad);
+            for (grad, &p) in grad.iter_mut().zip(p) {
+                *grad = scale * p * (*grad - along);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn mean_and_inverse_deviation(row: &[f32], epsilon: f32) -> (f32, f32) {
+    let share = (row.len() as f32).recip();
+    let mean = share * sum(row, row, |x, _| x);
+    let variance = share * sum(row, row, |x, _| (x - mean) * (x - mean));
+    (mean, (variance + epsilon).sqrt().recip())
+}
+
+/// Sum of `term` over two slices of one length, in an order that depends on the length alone.
+#[inline(always)]
+fn sum(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut lanes = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += term(a, b);
+        }
+    }
+    for ((lane, &a), &b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
+        *lane += term(a, b);
+    }
+    lanes.iter().sum()
+}
+
+#[inline(always)]
+fn maximum(values: &[f32]) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.max(value);
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Distribution function of the standard normal, `(1 + erf(x / sqrt(2))) / 2`.
+#[inline(always)]
+fn normal_cdf(x: f32) -> f32 {
+    0.5 * (1.0 + erf(x * FRAC_1_SQRT_2))
+}
+
+/// `e^x` to two units in the last place; zero where the result would be subnormal, NaN stays NaN.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// Adding it leaves the nearest integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LOWEST: f32 = -87.0;
+    /// ln 2 in two parts, the first exact in products with an exponent.
+    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    // `clamp` keeps NaN, which `max` and `min` would lose.
+    let inside = x.clamp(LOWEST, 88.0);
+    let shifted = inside * LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = inside - n * LN_2[0] - n * LN_2[1];
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
+        p = p * r + c;
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0_f32.to_bits()));
+    let y = (p * r * r + r + 1.0) * power;
+    if x < LOWEST { 0.0 } else { y }
+}
+
+/// Error function by a rational approximation, absolute error below 2e-7; exactly 1 beyond `END`.
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    /// From here the error function rounds to 1.
+    const END: f32 = 4.0;
+    const P: [f32; 6] =
+        [2.770_681_4e-8, -2.101_024e-6, -5.692_506_4e-5, -7.349_906_3e-4, -2.954_6e-3, -1.609_603_3e-2];
+    const Q: [f32; 4] = [-2.133_740_6e-4, -1.682_827e-3, -7.373_33e-3, -1.426_473_9e-2];
+    let inside = x.clamp(-END, END);
+    let z = inside * inside;
+    let (mut p, mut q) = (-2.726_142e-10, -1.456_607_2e-5);
+    for c in P {
+        p = p * z + c;
+    }
+    for c in Q {
+        q = q * z + c;
+    }
+    let y = inside * p / q;
+    // Else GELU would keep a multiple of x far below zero.
+    if x.abs() < END { y } else { x.clamp(-1.0, 1.0) }
+}
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "whole numbers and limits are exact")]
+mod tests {
+    use super::{erf, exp, maximum, sum};
+
+    /// Two units in the last place of a result in [1, 2): the polynomial's error and the last rounding.
+    const EXP_RELATIVE: f64 = 2.4e-7;
+    /// The rational approximation's error and the rounding of its two polynomials.
+    const ERF_ABSOLUTE: f64 = 5e-7;
+
+    #[test]
+    fn exp_is_accurate_and_ends_well() {
+        for i in -86_000..88_000 {
+            let x = i as f32 * 1e-3;
+            let expected = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / expected - 1.0).abs() < EXP_RELATIVE, "exp({x}) = {}", exp(x));
+        }
+        assert_eq!([exp(-87.5), exp(f32::NEG_INFINITY), exp(0.0)], [0.0, 0.0, 1.0]);
+        assert!(exp(f32::NAN).is_nan() && exp(1e30).is_finite());
+    }
+
+    #[test]
+    fn erf_is_accurate_and_ends_well() {
+        // Its derivative is known: integrate by Simpson's rule in f64.
+        let density = |x: f64| std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp();
+        let (mut expected, h) = (0.0, 1e-3);
+        for i in 0..6000 {
+            let x = f64::from(i) * h;
+            for (sign, x) in [(1.0, x as f32), (-1.0, -x as f32)] {
+                assert!((f64::from(erf(x)) - sign * expected).abs() < ERF_ABSOLUTE, "erf({x}) = {}", erf(x));
+            }
+            expected += h / 6.0 * (density(x) + 4.0 * density(x + h / 2.0) + density(x + h));
+        }
+        assert_eq!([erf(4.0), erf(-4.0), erf(f32::NEG_INFINITY)], [1.0, -1.0, -1.0]);
+        assert!(erf(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn reductions_see_every_value_once() {
+        for n in [0, 1, 15, 16, 17, 40] {
+            let values: Vec<f32> = (1..=n).map(|i| i as f32).collect();
+            assert_eq!(sum(&values, &values, |a, b| a + b), (n * (n + 1)) as f32);
+            let descending: Vec<f32> = values.iter().map(|x| -x).collect();
+            assert_eq!(maximum(&descending), if n == 0 { f32::NEG_INFINITY } else { -1.0 });
+            assert_eq!(maximum(&values), if n == 0 { f32::NEG_INFINITY } else { n as f32 });
+        }
+    }
+}
