@@ -2,8 +2,8 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::backend::Backend;
 use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
 use sara_core::Pass;
 use sara_core::low_rank::linear;
 use sara_core::parameters::{Tensors, edit};
@@ -78,7 +78,7 @@ impl<B: Backend> Head<B> {
     pub fn tensors(&self) -> Tensors {
         let mut tensors = Tensors::new();
         for (path, linear) in self.trained() {
-            tensors.insert(format!("{path}.weight"), weight_to_file(linear.weight.val().into_data()));
+            tensors.insert(format!("{path}.weight"), weight_to_file(&linear.weight.val().into_data()));
             if let Some(bias) = &linear.bias {
                 tensors.insert(format!("{path}.bias"), bias.val().into_data());
             }
@@ -130,7 +130,7 @@ fn replaced<B: Backend>(linear: Linear<B>, path: &str, tensors: &Tensors) -> Lin
     let value = |name: &str| tensors.get(&format!("{path}.{name}")).cloned();
     let Linear { mut weight, bias } = linear;
     if let Some(data) = value("weight") {
-        weight = edit(weight, |old| Tensor::from_data(weight_to_file(data), (&old.device(), old.dtype())));
+        weight = edit(weight, |old| Tensor::from_data(weight_to_file(&data), (&old.device(), old.dtype())));
     }
     let bias = bias.map(|bias| match value("bias") {
         Some(data) => edit(bias, |old| Tensor::from_data(data, (&old.device(), old.dtype()))),

@@ -1,5 +1,6 @@
 //! The tensors of a checkpoint's safetensors files, memory-mapped, and their conversion to and from f32.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -166,20 +167,28 @@ pub fn to_f32_transposed(view: &TensorView<'_>) -> Option<Vec<f32>> {
 }
 
 /// A weight as burn holds it, `[d_in, d_out]`, in the orientation of Hugging Face, `[d_out, d_in]`.
-pub fn weight_to_file(weight: TensorData) -> TensorData {
+pub fn weight_to_file(weight: &TensorData) -> TensorData {
     let [rows, columns] = [weight.shape[0], weight.shape[1]];
-    let values: Vec<f32> = weight.iter().collect();
+    let values = floats(weight);
     TensorData::new(transpose(rows, columns, |i| values[i]), [columns, rows])
 }
 
 /// The bytes of f32 values as f16 or bf16; in any other case as f32.
 pub fn encode(values: &TensorData, dtype: Dtype) -> Vec<u8> {
-    let values = values.iter::<f32>();
+    let values = floats(values);
     match dtype {
-        Dtype::F16 => values.flat_map(|value| f16::from_f32(value).to_le_bytes()).collect(),
-        Dtype::BF16 => values.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect(),
-        _ => values.flat_map(f32::to_le_bytes).collect(),
+        Dtype::F16 => pack(&values, |value| f16::from_f32(value).to_le_bytes()),
+        Dtype::BF16 => pack(&values, |value| bf16::from_f32(value).to_le_bytes()),
+        _ => pack(&values, f32::to_le_bytes),
     }
+}
+
+fn floats(data: &TensorData) -> Cow<'_, [f32]> {
+    data.as_slice().map_or_else(|_| data.iter().collect(), Cow::Borrowed)
+}
+
+fn pack<const N: usize>(values: &[f32], bytes: impl Fn(f32) -> [u8; N]) -> Vec<u8> {
+    values.iter().map(|&value| bytes(value)).collect::<Vec<_>>().into_flattened()
 }
 
 fn decode<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
@@ -202,8 +211,8 @@ fn transpose(rows: usize, columns: usize, value: impl Fn(usize) -> f32 + Sync) -
         let first = block * BLOCK;
         for from in (0..rows).step_by(BLOCK) {
             for (column, out) in out.chunks_exact_mut(rows).enumerate() {
-                for row in from..rows.min(from + BLOCK) {
-                    out[row] = value(row * columns + first + column);
+                for (row, out) in (from..rows).zip(out[from..].iter_mut().take(BLOCK)) {
+                    *out = value(row * columns + first + column);
                 }
             }
         }

@@ -123,7 +123,7 @@ impl Checkpoint {
             let dtype = |name: &String| pieces.get(name).map_or(Dtype::F32, |piece: &Piece<'_>| piece.dtype);
             let [d_in, d_out] = linear.weight.dims();
             let made = Piece::made(dtype(&weight), vec![d_out, d_in], || {
-                weight_to_file(linear.weight.val().into_data())
+                weight_to_file(&linear.weight.val().into_data())
             });
             let made_bias = linear
                 .bias
@@ -233,4 +233,36 @@ fn write_file(path: &Path, tensors: Vec<(&String, &Piece<'_>)>) -> CoreResult<()
     let io = |source| CoreError::io(path, source);
     let permissions = fs::metadata(path.with_file_name(config::FILE)).map_err(io)?.permissions();
     fs::set_permissions(path, permissions).map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::Weights;
+
+    #[test]
+    fn shards_keep_to_their_limit_and_open_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(config::FILE), "{}").unwrap();
+        let values: Vec<Vec<u8>> = [3, 4, 20, 2, 5].iter().map(|&n| (0..4 * n).collect()).collect();
+        let named = values.iter().enumerate().map(|(i, bytes)| {
+            let piece =
+                Piece { dtype: Dtype::F32, shape: vec![bytes.len() / 4], source: Source::Kept(bytes) };
+            (format!("tensor{i}"), piece)
+        });
+        let pieces = named.collect();
+        write_shards(dir.path(), &pieces, 28).unwrap();
+
+        let weights = Weights::open(dir.path()).unwrap();
+        assert!(weights.names().eq(["tensor0", "tensor1", "tensor2", "tensor3", "tensor4"]));
+        for (i, bytes) in values.iter().enumerate() {
+            assert_eq!(weights.tensor(&format!("tensor{i}")).unwrap().data(), bytes);
+        }
+        let index: Value = serde_json::from_slice(&fs::read(dir.path().join(INDEX_FILE)).unwrap()).unwrap();
+        assert_eq!(index["metadata"]["total_size"], 4 * 34);
+        let files = ["1", "1", "2", "3", "3"].map(|n| format!("model-0000{n}-of-00003.safetensors"));
+        for (i, file) in files.iter().enumerate() {
+            assert_eq!(index["weight_map"][format!("tensor{i}")], **file);
+        }
+    }
 }

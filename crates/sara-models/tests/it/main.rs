@@ -1,10 +1,11 @@
 //! The integration tests of this crate, in one binary.
 
-mod metrics;
-mod optimizer;
-mod run;
-mod schedule;
 mod data;
-mod plot;
+mod metrics;
+mod model;
 #[cfg(feature = "flex")]
 mod ops;
+mod optimizer;
+mod plot;
+mod run;
+mod schedule;
