@@ -109,7 +109,7 @@ fn sort(tensors: Tensors, linears: &[Target], config: &Config) -> Sorted {
                     sorted.sites.entry(target.site).or_default().insert(letter, data);
                 }
                 None => {
-                    sorted.mismatches.push(format!("{key}: not a layer of this model that can be adapted"))
+                    sorted.mismatches.push(format!("{key}: not a layer of this model that can be adapted"));
                 }
             }
         } else if let Some(path) = path.filter(|path| config.is_head(path)) {
@@ -177,8 +177,7 @@ fn site(
     let up: Vec<f32> = used.iter().flat_map(|&component| column(component)).map(|index| b[index]).collect();
     let kept = used.len();
     let alpha = config.alpha_at(alpha, rank, kept);
-    let planned =
-        Planned { target: target.clone(), rank: kept, alpha: (alpha != config.lora.alpha).then_some(alpha) };
+    let planned = Planned { target: target.clone(), rank: kept, alpha: Some(alpha) };
     let tensors = [TensorData::new(down, [*d_in, kept]), TensorData::new(up, [kept, *d_out])];
     Ok(Some((planned, tensors)))
 }

@@ -183,7 +183,6 @@ fn an_edited_description_is_refused() {
     assert!(error("\"format\": 1", "\"format\": 2").contains("format 2 is not 1"));
     assert!(error("\"format\": 1,", "").contains("not the description of an adapter"));
     assert!(error("\"base\"", "\"bass\"").contains("bass"));
-    assert!(error("\"rank\": 3", "\"rank\": 99").contains("99") || !text.contains("\"rank\": 3"));
     let plan = text.rfind("\"rank\": 3").unwrap();
     for (rank, expected) in [("0", "rank 0"), ("99", "rank 99"), ("2", "expected [5, 2]")] {
         fs::write(&path, format!("{}\"rank\": {rank}{}", &text[..plan], &text[plan + 9..])).unwrap();
