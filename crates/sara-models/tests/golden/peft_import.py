@@ -71,7 +71,7 @@ def generate(out):
         task_type=TaskType.SEQ_CLS, init_r=6, target_r=target, lora_alpha=8, tinit=4, tfinal=6, deltaT=3, total_step=24,
         beta1=0.85, beta2=0.85, orth_reg_weight=0.1, target_modules=modules,
     )  # fmt: skip
-    make(out, "peft-adalora", roberta, "roberta-cls3", ada(2, ["value", "output.dense"]), 4, 24)
+    make(out, "peft-adalora", roberta, "roberta-cls3", ada(2, ["value", "attention.output.dense"]), 4, 24)
     make(out, "peft-adalora-rank0", roberta, "roberta-cls3", ada(1, ["query", "key", "value", "dense"]), 5, 24)
 
     # No task type: the head of the checkpoint stays as it is and is not saved.
