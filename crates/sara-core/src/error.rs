@@ -61,6 +61,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The adapter cannot be written in a format.
+    #[error("this adapter cannot be exported to {format}: {reason}; export the merged model instead")]
+    NotExportable {
+        /// The format.
+        format: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// The adapter changes nothing.
     #[error("merging this adapter would change no weight: it is untrained, or it belongs to another model")]
     NothingToMerge,

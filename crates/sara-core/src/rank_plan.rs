@@ -1,5 +1,7 @@
 //! Which rank each site gets: decided once, saved with the adapter, never decided again.
 
+use std::collections::BTreeSet;
+
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use sara_svd::{Convention, SvdOps};
@@ -78,18 +80,26 @@ impl RankPlan {
 
     fn new(targets: &[Target], mut rank: impl FnMut(&Target) -> Result<usize>) -> Result<Self> {
         let planned = |target: &Target| {
-            let rank = rank(target)?;
-            if rank == 0 || rank > target.d_in.min(target.d_out) {
-                return Err(Error::Rank {
-                    name: target.name.clone(),
-                    rank,
-                    d_in: target.d_in,
-                    d_out: target.d_out,
-                });
-            }
-            Ok(Planned { target: target.clone(), rank, alpha: None })
+            let planned = Planned { target: target.clone(), rank: rank(target)?, alpha: None };
+            planned.check().map(|()| planned)
         };
         Ok(Self { sites: targets.iter().map(planned).collect::<Result<_>>()? })
+    }
+
+    /// Whether a plan that was read from a file is possible.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] where a layer is too narrow for its rank, [`Error::Mismatch`] where a site has two.
+    pub fn check(&self) -> Result<()> {
+        let mut sites = BTreeSet::new();
+        for planned in &self.sites {
+            planned.check()?;
+            if !sites.insert(planned.target.site) {
+                let mismatches = vec![format!("{}: planned twice", planned.target.name)];
+                return Err(Error::Mismatch { what: "rank plan".to_owned(), mismatches });
+            }
+        }
+        Ok(())
     }
 
     /// Sum of all ranks.
@@ -99,6 +109,14 @@ impl RankPlan {
 }
 
 impl Planned {
+    fn check(&self) -> Result<()> {
+        let (Target { name, d_in, d_out, .. }, rank) = (&self.target, self.rank);
+        if (1..=*d_in.min(d_out)).contains(&rank) {
+            return Ok(());
+        }
+        Err(Error::Rank { name: name.clone(), rank, d_in: *d_in, d_out: *d_out })
+    }
+
     /// Parameters of a low-rank pair here.
     pub fn pair_count(&self) -> usize {
         self.rank * (self.target.d_in + self.target.d_out)

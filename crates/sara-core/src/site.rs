@@ -99,6 +99,19 @@ pub enum Targets {
     Named(Vec<String>),
 }
 
+impl Target {
+    /// True if `name` is the path, or its end from a dot on.
+    pub fn is_named(&self, name: &str) -> bool {
+        ends_with(&self.name, name)
+    }
+
+    /// The path behind the index of the block: the same in every block.
+    fn in_block(&self) -> &str {
+        let index = format!(".{}.", self.site.layer);
+        self.name.find(&index).map_or(&self.name, |start| &self.name[start + index.len()..])
+    }
+}
+
 impl Targets {
     /// Picks the targets out of all linear layers, in the order of the layers.
     ///
@@ -106,34 +119,35 @@ impl Targets {
     /// [`Error::UnknownTarget`] where a name matches nothing.
     pub fn select(&self, linears: &[Target]) -> Result<Vec<Target>> {
         let Self::Named(names) = self else { return Ok(linears.to_vec()) };
-        let matches = |target: &Target, name: &str| {
-            target.name == name || target.name.strip_suffix(name).is_some_and(|head| head.ends_with('.'))
-        };
         for name in names {
-            if !linears.iter().any(|target| matches(target, name)) {
-                return Err(Error::UnknownTarget { name: name.clone(), known: short_names(linears) });
+            if !linears.iter().any(|target| target.is_named(name)) {
+                let known = short_names(linears).join(", ");
+                return Err(Error::UnknownTarget { name: name.clone(), known });
             }
         }
-        Ok(linears.iter().filter(|target| names.iter().any(|name| matches(target, name))).cloned().collect())
+        Ok(linears.iter().filter(|target| names.iter().any(|name| target.is_named(name))).cloned().collect())
     }
 }
 
-/// The shortest endings that tell the layers of one block apart.
-fn short_names(linears: &[Target]) -> String {
-    let Some(first) = linears.first() else { return String::new() };
-    let block: Vec<&str> =
-        linears.iter().filter(|t| t.site.layer == first.site.layer).map(|t| t.name.as_str()).collect();
-    let ending = |name: &str, parts: usize| {
-        let all: Vec<&str> = name.split('.').collect();
-        all[all.len().saturating_sub(parts)..].join(".")
+fn ends_with(path: &str, name: &str) -> bool {
+    path.strip_suffix(name).is_some_and(|head| head.is_empty() || head.ends_with('.'))
+}
+
+/// The shortest endings that tell the layers of one block apart, and the whole path in the block where none does
+/// (`output.dense` beside `attention.output.dense`).
+pub(crate) fn short_names(linears: &[Target]) -> Vec<String> {
+    let mut block: Vec<&str> = Vec::new();
+    for path in linears.iter().map(Target::in_block) {
+        if !block.contains(&path) {
+            block.push(path);
+        }
+    }
+    let short = |path: &&str| {
+        let dots = path.rmatch_indices('.').map(|(dot, _)| &path[dot + 1..]);
+        let tells_apart = |end: &&str| block.iter().filter(|other| ends_with(other, end)).count() == 1;
+        dots.into_iter().find(tells_apart).unwrap_or(path).to_owned()
     };
-    let short = |name: &str| {
-        let parts = name.split('.').count();
-        let tells_apart =
-            |end: &String| block.iter().filter(|other| other.ends_with(&format!(".{end}"))).count() == 1;
-        (1..parts).map(|parts| ending(name, parts)).find(tells_apart).unwrap_or_else(|| name.to_owned())
-    };
-    block.iter().map(|name| short(name)).collect::<Vec<_>>().join(", ")
+    block.iter().map(short).collect()
 }
 
 /// One module for each adapted site; paths and files name the site.

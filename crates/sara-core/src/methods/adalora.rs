@@ -395,3 +395,6 @@ fn distance_from_identity<B: Backend>(gram: Tensor<B, 2>) -> Tensor<B, 1> {
 fn host<B: Backend>(values: Tensor<B, 1>) -> Vec<f32> {
     values.into_data().convert::<f32>().iter::<f32>().collect()
 }
+
+#[cfg(test)]
+mod tests;

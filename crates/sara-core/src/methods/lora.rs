@@ -74,6 +74,11 @@ pub struct Lora<B: Backend> {
     dropout: f64,
 }
 
+/// The path of a factor in [`AnyAdapter`](crate::AnyAdapter), for adapters that come from elsewhere.
+pub(crate) fn path(site: Site, factor: &str) -> String {
+    format!("Lora.layers.{site}.{factor}")
+}
+
 /// LoRA at one site.
 #[derive(Module, Debug)]
 struct LoraLayer<B: Backend> {
@@ -103,7 +108,7 @@ impl Method for LoraConfig {
             let (Target { site, d_in, d_out, .. }, rank) = (&planned.target, planned.rank);
             let scaling = match self.scaling {
                 LoraScaling::Rank => planned.scaling(self.alpha),
-                LoraScaling::RootRank => planned.scaling(self.alpha) * (rank as f64).sqrt(),
+                LoraScaling::RootRank => planned.alpha.unwrap_or(self.alpha) / (rank as f64).sqrt(),
             };
             let down =
                 seed.uniform(&format!("{site}.down"), [*d_in, rank], 1.0 / (*d_in as f64).sqrt(), device);

@@ -1,0 +1,3 @@
+//! Adapters in the formats of other programs.
+
+pub mod peft;

@@ -1,0 +1,3 @@
+//! Adapters out of the formats of other programs.
+
+pub mod peft;

@@ -1,0 +1,200 @@
+//! LoRA and AdaLoRA directories as PEFT writes them.
+//!
+//! Reading is strict where PEFT is not: every tensor is used, every adapted layer has its whole pair, and an option that
+//! changes what the adapter computes is either followed or refused.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::{DType, TensorData};
+use serde_json::Value;
+
+use self::config::{Config, Kind};
+use crate::error::{Error, Result};
+use crate::export::peft::{CONFIG, PREFIX, TENSORS};
+use crate::methods::MethodConfig;
+use crate::methods::lora::{self, LoraScaling};
+use crate::parameters::Tensors;
+use crate::rank_plan::{Planned, RankPlan};
+use crate::site::{ModelShape, Site, Target};
+use crate::store::{FORMAT, Manifest, StoredAdapter, read_safetensors};
+
+mod config;
+
+/// What a PEFT directory holds.
+#[derive(Debug, Clone)]
+pub struct ImportedPeft {
+    /// The pairs as LoRA, without a head.
+    pub stored: StoredAdapter,
+    /// The task head: path in the Hugging Face model, and values in torch's orientation.
+    pub head: Vec<(String, TensorData)>,
+    /// PEFT's name of the task, for example `SEQ_CLS`.
+    pub task_type: Option<String>,
+    /// What the user should know: sites without rank, options without effect.
+    pub notes: Vec<String>,
+}
+
+/// Reads a PEFT directory for a model with these `linears` of this `shape`. All tensors become f32.
+///
+/// # Errors
+/// [`Error::Format`] for an option that is not supported, one [`Error::Mismatch`] that lists every tensor that is
+/// missing, unused or of the wrong shape, [`Error::Rank`], [`Error::Io`].
+pub fn import(dir: &Path, linears: &[Target], shape: ModelShape) -> Result<ImportedPeft> {
+    let config = Config::read(&dir.join(CONFIG))?;
+    let path = dir.join(TENSORS);
+    let Sorted { sites, head, mut mismatches } = sort(read_safetensors(&path)?, linears, &config);
+    let mut notes = config.notes.clone();
+    let (mut plan, mut adapter) = (RankPlan::default(), Tensors::new());
+    for target in linears {
+        let Some(factors) = sites.get(&target.site) else { continue };
+        match site(target, factors, &config) {
+            Ok(Some((planned, [down, up]))) => {
+                if planned.rank < config.rank_of(&target.name).0 {
+                    notes.push(format!("{}: rank {} after leaving out zeros", target.name, planned.rank));
+                }
+                adapter.insert(lora::path(target.site, "down"), down);
+                adapter.insert(lora::path(target.site, "up"), up);
+                plan.sites.push(planned);
+            }
+            Ok(None) => notes.push(format!("{}: rank 0, not adapted", target.name)),
+            Err(mut problems) => mismatches.append(&mut problems),
+        }
+    }
+    if sites.is_empty() {
+        mismatches.push("no pair lora_A, lora_B".to_owned());
+    }
+    if head.is_empty() && !config.head.is_empty() {
+        mismatches.push(format!("no tensor of a head, though {} is to be saved", config.head.join(" or ")));
+    }
+    if !mismatches.is_empty() {
+        return Err(Error::Mismatch { what: path.display().to_string(), mismatches });
+    }
+    plan.check()?;
+    notes.extend(config.unmatched(linears.iter().filter(|target| sites.contains_key(&target.site))));
+    let mut modules: Vec<String> = config.head.clone();
+    modules.retain(|module| head.iter().any(|(path, _)| within(path, module)));
+    let manifest = Manifest {
+        format: FORMAT,
+        base: config.base.clone(),
+        task: Value::Null,
+        head: modules,
+        shape,
+        method: MethodConfig::Lora(config.lora.clone()),
+        plan,
+    };
+    let stored = StoredAdapter { manifest, adapter, head: Tensors::new() };
+    Ok(ImportedPeft { stored, head, task_type: config.task_type, notes })
+}
+
+/// The tensors of one site by the letter in their names.
+type Factors = BTreeMap<char, TensorData>;
+
+/// The tensors of a file by what they belong to.
+#[derive(Default)]
+struct Sorted {
+    sites: BTreeMap<Site, Factors>,
+    head: Vec<(String, TensorData)>,
+    mismatches: Vec<String>,
+}
+
+fn sort(tensors: Tensors, linears: &[Target], config: &Config) -> Sorted {
+    let mut sorted = Sorted::default();
+    for (key, data) in tensors {
+        let path = key.strip_prefix(PREFIX);
+        if !data.dtype.is_float() {
+            sorted.mismatches.push(format!("{key}: expected floats, found {:?}", data.dtype));
+        } else if let Some((module, letter)) = path.and_then(|path| config.kind.factor(path)) {
+            match linears.iter().find(|target| target.name == module) {
+                Some(target) => {
+                    sorted.sites.entry(target.site).or_default().insert(letter, data);
+                }
+                None => {
+                    sorted.mismatches.push(format!("{key}: not a layer of this model that can be adapted"));
+                }
+            }
+        } else if let Some(path) = path.filter(|path| config.is_head(path)) {
+            sorted.head.push((path.to_owned(), data.convert_dtype(DType::F32)));
+        } else {
+            sorted.mismatches.push(format!("{key}: {}", unused(&key)));
+        }
+    }
+    sorted
+}
+
+/// Why a tensor has no use.
+fn unused(key: &str) -> &'static str {
+    if key.contains(".lora_A.") || key.contains(".lora_B.") {
+        "the adapter's name stands in the key, which PEFT never writes; remove it (`lora_A.weight`)"
+    } else if key.contains("lora_magnitude_vector") {
+        "DoRA is not supported"
+    } else if key.contains("lora_embedding_") {
+        "adapted embeddings are not supported"
+    } else {
+        "neither part of a pair nor of the task head"
+    }
+}
+
+/// A site's rank and alpha and its `down` and `up`; `None` if nothing of its rank is left.
+fn site(
+    target: &Target,
+    factors: &Factors,
+    config: &Config,
+) -> std::result::Result<Option<(Planned, [TensorData; 2])>, Vec<String>> {
+    let Target { name, d_in, d_out, .. } = target;
+    let (rank, alpha) = config.rank_of(name);
+    let mut problems = Vec::new();
+    let mut factor = |letter: char, shape: [usize; 2]| match factors.get(&letter) {
+        Some(data) if data.shape.as_slice() == shape => data.clone().convert::<f32>().iter::<f32>().collect(),
+        found => {
+            let found = found.map_or("nothing".to_owned(), |data| format!("{:?}", data.shape.as_slice()));
+            problems.push(format!("{name}.lora_{letter}: expected {shape:?}, found {found}"));
+            Vec::new()
+        }
+    };
+    let (a, b) = (factor('A', [rank, *d_in]), factor('B', [*d_out, rank]));
+    let e = match config.kind {
+        Kind::Lora => vec![1.0; rank],
+        Kind::Adalora => factor('E', [rank, 1]),
+    };
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    // A component of zeros on both sides is padding: it has no effect, gets no gradient and never will.
+    let row = |component: usize| &a[component * d_in..][..*d_in];
+    let column = |component: usize| (0..*d_out).map(move |out| out * rank + component);
+    let used: Vec<usize> = (0..rank)
+        .filter(|&component| {
+            row(component).iter().any(|&value| value != 0.0) || column(component).any(|index| b[index] != 0.0)
+        })
+        .collect();
+    if used.is_empty() {
+        return Ok(None);
+    }
+    let down: Vec<f32> = (0..*d_in)
+        .flat_map(|input| used.iter().map(move |&component| (component, input)))
+        .map(|(component, input)| row(component)[input] * e[component])
+        .collect();
+    let up: Vec<f32> = used.iter().flat_map(|&component| column(component)).map(|index| b[index]).collect();
+    let kept = used.len();
+    let alpha = config.alpha_at(alpha, rank, kept);
+    let planned = Planned { target: target.clone(), rank: kept, alpha: Some(alpha) };
+    let tensors = [TensorData::new(down, [*d_in, kept]), TensorData::new(up, [kept, *d_out])];
+    Ok(Some((planned, tensors)))
+}
+
+/// True if `path` is below `module`, which may be given by the end of its path.
+fn within(path: &str, module: &str) -> bool {
+    format!(".{path}").contains(&format!(".{module}."))
+}
+
+impl Config {
+    /// The alpha that gives a site of rank `rank` the same scale when only `kept` of its components are.
+    fn alpha_at(&self, alpha: f64, rank: usize, kept: usize) -> f64 {
+        match (self.kind, self.lora.scaling) {
+            (Kind::Adalora, _) => self.adalora_scale() * kept as f64,
+            _ if kept == rank => alpha,
+            (_, LoraScaling::Rank) => alpha / rank as f64 * kept as f64,
+            (_, LoraScaling::RootRank) => alpha / (rank as f64).sqrt() * (kept as f64).sqrt(),
+        }
+    }
+}

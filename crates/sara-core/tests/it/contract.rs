@@ -1,0 +1,306 @@
+//! What every method of the registry must hold, on every backend.
+
+use burn::module::AutodiffModule;
+use burn::optim::GradientsParams;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{DType, Tensor, TensorData};
+use sara_core::parameters::{collect, count_trained, restore, without_gradient};
+use sara_core::{
+    Adapter, AnyAdapter, Backbone, Manifest, MethodConfig, Pass, Progress, Seed, Seen, StoredAdapter,
+    Trainable,
+};
+
+use crate::noise::{cast, gradients, noised};
+use crate::tiny::{Case, D_MODEL, SHAPE, Tiny, cases, distance, input, random, values};
+
+/// Sums of at most six products of values around one, in f32, taken in another order.
+const F32_ORDER: f64 = 2e-5;
+/// The least that counts as a change of an output of size one.
+const MOVED: f64 = 1e-2;
+
+macro_rules! contract {
+    ($module:ident, $backend:ty: $($test:ident),* $(,)?) => {
+        mod $module {
+            $(
+                #[test]
+                fn $test() {
+                    for case in crate::tiny::cases() {
+                        eprintln!("{}", case.name);
+                        super::$test::<$backend>(&case);
+                    }
+                }
+            )*
+        }
+    };
+}
+
+macro_rules! contract_on {
+    ($module:ident, $backend:ty) => {
+        contract!(
+            $module, $backend:
+            starts_at_the_backbone,
+            moves_with_its_parameters,
+            every_parameter_has_a_gradient,
+            gradients_are_the_slopes,
+            state_survives,
+            dtypes_mix,
+            merge_equals_project,
+            counts_as_the_formula_says,
+            seeds_decide,
+            rows_are_independent,
+            dropout_acts_in_training_alone,
+            stays_trainable_after_a_step,
+        );
+    };
+}
+
+contract_on!(flex, burn_autodiff::Autodiff<burn_flex::Flex>);
+contract_on!(ndarray, burn_autodiff::Autodiff<burn_ndarray::NdArray>);
+#[cfg(feature = "wgpu")]
+contract_on!(wgpu, burn_autodiff::Autodiff<burn_wgpu::Wgpu<f32, i32>>);
+
+#[test]
+fn the_table_has_every_method() {
+    for name in MethodConfig::NAMES {
+        assert!(cases().iter().any(|case| case.method.name() == *name), "{name}");
+    }
+}
+
+fn starts_at_the_backbone<B: AutodiffBackend>(case: &Case) {
+    let device = B::Device::default();
+    let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
+    let adapted = backbone.forward(x.clone(), &case.init(1, &device), &Pass::evaluation());
+    // Exactly: the branch is a sum of zeros.
+    assert_eq!(values(adapted), values(backbone.plain(x)));
+}
+
+fn moves_with_its_parameters<B: AutodiffBackend>(case: &Case) {
+    let device = B::Device::default();
+    let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
+    let adapter = noised(case.init::<B>(1, &device), 2);
+    let adapted = backbone.forward(x.clone(), &adapter, &Pass::evaluation());
+    assert!(distance(&values(adapted), &values(backbone.plain(x))) > MOVED);
+}
+
+/// A scalar that depends on every output and on the penalty.
+fn loss<B: Backend>(backbone: &Tiny<B>, adapter: &impl Adapter<B>, x: Tensor<B, 3>) -> Tensor<B, 1> {
+    let out = backbone.forward(x, adapter, &Pass::evaluation());
+    let elements = out.shape().num_elements();
+    let loss = out.powi_scalar(2).reshape([1, elements]).sum_dim(1).reshape([1]);
+    match adapter.penalty(Progress { step: 3, total: 10 }) {
+        Some(penalty) => loss + penalty,
+        None => loss,
+    }
+}
+
+fn every_parameter_has_a_gradient<B: AutodiffBackend>(case: &Case) {
+    let device = B::Device::default();
+    let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
+    let adapter = case.init::<B>(1, &device);
+    let grads = GradientsParams::from_grads(loss(&backbone, &adapter, x.clone()).backward(), &adapter);
+    assert_eq!(without_gradient(&adapter, &grads), Vec::<String>::new());
+
+    let adapter = noised(adapter, 2);
+    let mut all = loss(&backbone, &adapter, x).backward();
+    assert!(GradientsParams::from_module(&mut all, &backbone).is_empty());
+    let grads = GradientsParams::from_module(&mut all, &adapter);
+    for (path, grad) in gradients(&adapter, &grads) {
+        assert!(grad.iter().all(|&slope| slope != 0.0 && slope.is_finite()), "{path}: {grad:?}");
+    }
+}
+
+/// The gradient of every single value against central differences.
+fn gradients_are_the_slopes<B: AutodiffBackend>(case: &Case) {
+    let device = B::Device::default();
+    // In f64 the difference itself errs by the step squared times the curvature, about 1e-8; in f32 by its rounding over the step, 1e-2.
+    let (dtype, step, tolerance) =
+        if knows::<B>(DType::F64) { (DType::F64, 1e-5, 1e-7) } else { (DType::F32, 3e-2, 3e-2) };
+    let backbone = Tiny::<B>::new(&device).cast(dtype);
+    let x = input::<B>(&device).cast(dtype);
+    let adapter = cast(noised(case.init::<B>(1, &device), 2), dtype);
+    let grads = GradientsParams::from_grads(loss(&backbone, &adapter, x.clone()).backward(), &adapter);
+    let grads = gradients(&adapter, &grads);
+    assert_eq!(grads.values().map(Vec::len).sum::<usize>(), case.count);
+
+    let state = collect(&adapter);
+    let at = |path: &String, index: usize, change: f64| {
+        let mut state = state.clone();
+        let found = &state[path];
+        let mut values: Vec<f64> = found.iter::<f64>().collect();
+        values[index] += change;
+        let moved = TensorData::new(values, found.shape.clone()).convert_dtype(dtype);
+        state.insert(path.clone(), moved);
+        value(&backbone, &restore(adapter.clone(), &state, "moved").unwrap(), &x)
+    };
+    for (path, grad) in &grads {
+        for (index, &slope) in grad.iter().enumerate() {
+            let difference = (at(path, index, step) - at(path, index, -step)) / (2.0 * step);
+            let error = (difference - slope).abs() / slope.abs().max(1.0);
+            assert!(error < tolerance, "{path}[{index}]: slope {difference}, gradient {slope}");
+        }
+    }
+}
+
+/// Whether the backend computes in this type.
+fn knows<B: Backend>(dtype: DType) -> bool {
+    !B::dtype_usage(&B::Device::default(), dtype).is_empty()
+}
+
+fn value<B: AutodiffBackend>(backbone: &Tiny<B>, adapter: &AnyAdapter<B>, x: &Tensor<B, 3>) -> f64 {
+    values(loss(&backbone.valid(), &adapter.valid(), x.clone().inner()))[0]
+}
+
+fn stored<B: Backend>(case: &Case, adapter: &AnyAdapter<B>) -> StoredAdapter {
+    let manifest = Manifest {
+        format: sara_core::store::FORMAT,
+        base: "tiny".into(),
+        task: serde_json::json!({"kind": "classify", "classes": ["no", "yes"]}),
+        head: vec!["classifier".into()],
+        shape: SHAPE,
+        method: case.method.clone(),
+        plan: case.plan.clone(),
+    };
+    let head = [("out.weight".to_owned(), crate::tiny::data("head", [2, 3]))].into();
+    StoredAdapter { manifest, adapter: collect(adapter), head }
+}
+
+fn state_survives<B: AutodiffBackend>(case: &Case) {
+    let device = B::Device::default();
+    let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
+    let mut state = collect(&case.init::<B>(1, &device));
+    // What is never trained too: AdaLoRA's importance, for example.
+    for (path, data) in &mut state {
+        let noise = random::<B, 1>(path, [data.num_elements()], &device).into_data();
+        *data = TensorData::new(noise.to_vec::<f32>().unwrap(), data.shape.clone());
+    }
+    let adapter = restore(case.init::<B>(1, &device), &state, "noise").unwrap();
+    assert_eq!(collect(&adapter), state);
+    let before = values(backbone.forward(x.clone(), &adapter, &Pass::evaluation()));
+
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("adapter");
+    let written = stored(case, &adapter);
+    written.write(&dir).unwrap();
+    let read = StoredAdapter::read(&dir).unwrap();
+    assert_eq!(read, written);
+    let rebuilt = read.build::<B>(&device).unwrap();
+    assert_eq!(collect(&rebuilt), state);
+    assert_eq!(count_trained(&rebuilt), case.count);
+    assert_eq!(values(backbone.forward(x, &rebuilt, &Pass::evaluation())), before);
+}
+
+fn dtypes_mix<B: AutodiffBackend>(case: &Case) {
+    let device = B::Device::default();
+    let adapter = noised(case.init::<B>(1, &device), 2);
+    let x = input::<B>(&device);
+    let expected = values(Tiny::<B>::new(&device).forward(x.clone(), &adapter, &Pass::evaluation()));
+    // Outputs reach about 4: twenty roundings of the type, at its spacing there.
+    for (dtype, tolerance) in [(DType::F64, F32_ORDER), (DType::F16, 4e-2), (DType::BF16, 3e-1)] {
+        if !knows::<B>(dtype) {
+            continue;
+        }
+        let backbone = Tiny::<B>::new(&device).cast(dtype);
+        let out = backbone.forward(x.clone().cast(dtype), &adapter, &Pass::evaluation());
+        assert_eq!(out.dtype(), dtype);
+        let error = distance(&values(out), &expected);
+        assert!(error < tolerance, "{dtype:?}: {error}");
+    }
+}
+
+fn merge_equals_project<B: AutodiffBackend>(case: &Case) {
+    let device = B::Device::default();
+    let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
+    let untrained = case.init::<B>(1, &device);
+    assert!(matches!(backbone.clone().merge(&untrained), Err(sara_core::Error::NothingToMerge)));
+
+    let adapter = noised(untrained, 2);
+    let adapted = values(backbone.forward(x.clone(), &adapter, &Pass::evaluation()));
+    let (merged, norms) = backbone.clone().merge(&adapter).unwrap();
+    assert_eq!(
+        GradientsParams::from_grads(merged.plain(x.clone()).sum().require_grad().backward(), &merged).len(),
+        0
+    );
+    let error = distance(&values(merged.plain(x)), &adapted);
+    assert!(error < F32_ORDER, "{error}");
+    for (((site, norm), (_, before)), (_, after)) in
+        norms.iter().zip(backbone.linears()).zip(merged.linears())
+    {
+        let change = values(after.weight.val() - before.weight.val());
+        let expected = change.iter().map(|value| value * value).sum::<f64>().sqrt();
+        assert!((norm - expected).abs() < F32_ORDER, "{site}: {norm}, {expected}");
+        assert_eq!(values(after.bias.as_ref().unwrap().val()), values(before.bias.as_ref().unwrap().val()));
+    }
+}
+
+fn counts_as_the_formula_says<B: AutodiffBackend>(case: &Case) {
+    let adapter = case.init::<B>(1, &B::Device::default());
+    assert_eq!(count_trained(&adapter), case.count);
+    assert_eq!(case.method.count(SHAPE, &case.plan), case.count);
+}
+
+fn seeds_decide<B: AutodiffBackend>(case: &Case) {
+    let device = B::Device::default();
+    let state = |seed| collect(&case.init::<B>(seed, &device));
+    assert_eq!(state(1), state(1));
+    assert_ne!(state(1), state(2));
+}
+
+fn rows_are_independent<B: AutodiffBackend>(case: &Case) {
+    let device = B::Device::default();
+    let backbone = Tiny::<B>::new(&device);
+    let adapter = noised(case.init::<B>(1, &device), 2);
+    let first: Tensor<B, 3> = random("first", [1, 4, D_MODEL], &device);
+    let beside = |other: &str| {
+        let batch = Tensor::cat(vec![first.clone(), random(other, [1, 4, D_MODEL], &device)], 0);
+        let out = values(backbone.forward(batch, &adapter, &Pass::evaluation()));
+        let (row, rest) = out.split_at(out.len() / 2);
+        (row.to_vec(), rest.to_vec())
+    };
+    let ((row, rest), (again, other)) = (beside("second"), beside("third"));
+    assert_eq!(row, again);
+    assert_ne!(rest, other);
+    let alone = values(backbone.forward(first.clone(), &adapter, &Pass::evaluation()));
+    assert!(distance(&alone, &row) < F32_ORDER);
+}
+
+fn with_dropout(method: &MethodConfig, dropout: f64) -> MethodConfig {
+    let mut value = serde_json::to_value(method).unwrap();
+    value[method.name()]["dropout"] = dropout.into();
+    serde_json::from_value(value).unwrap()
+}
+
+fn dropout_acts_in_training_alone<B: AutodiffBackend>(case: &Case) {
+    let _drawing = crate::pass::one_at_a_time();
+    let device = B::Device::default();
+    let (backbone, x) = (Tiny::<B>::new(&device), input::<B>(&device));
+    let adapter = |dropout| {
+        let method = with_dropout(&case.method, dropout);
+        noised(method.init::<B>(SHAPE, &case.plan, Seed(1), &device).unwrap(), 2)
+    };
+    let (wet, dry) = (adapter(0.5), adapter(0.0));
+    let train = |adapter: &AnyAdapter<B>, seed| {
+        B::seed(&device, seed);
+        values(backbone.forward(x.clone(), adapter, &Pass::training(None)))
+    };
+    assert_eq!(train(&wet, 1), train(&wet, 1));
+    assert!(distance(&train(&wet, 1), &train(&wet, 2)) > MOVED);
+    assert!(distance(&train(&wet, 1), &train(&dry, 1)) > MOVED);
+    let evaluate = |adapter: &AnyAdapter<B>| {
+        let x = x.clone().inner();
+        values(backbone.valid().forward(x, &adapter.valid(), &Pass::evaluation()))
+    };
+    assert_eq!(evaluate(&wet), evaluate(&dry));
+}
+
+fn stays_trainable_after_a_step<B: AutodiffBackend>(case: &Case) {
+    let device = B::Device::default();
+    let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
+    let mut adapter = noised(case.init::<B>(1, &device), 2);
+    for step in 0..10 {
+        let grads = GradientsParams::from_grads(loss(&backbone, &adapter, x.clone()).backward(), &adapter);
+        adapter = adapter.after_step(&grads, &Seen::default(), Progress { step, total: 10 });
+        assert_eq!(count_trained(&adapter), case.count);
+    }
+    let grads = GradientsParams::from_grads(loss(&backbone, &adapter, x).backward(), &adapter);
+    assert_eq!(without_gradient(&adapter, &grads), Vec::<String>::new());
+}

@@ -1,0 +1,210 @@
+//! A backbone of two blocks, small enough for finite differences, and the adapters that the tests put beside it.
+
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor, TensorData};
+use rand::Rng;
+use sara_core::methods::adalora::AdaloraConfig;
+use sara_core::methods::lora::{LoraConfig, LoraScaling};
+use sara_core::methods::sara::{SaraConfig, SaraStart};
+use sara_core::{
+    Adapter, AnyAdapter, Backbone, LayerAdapter, MethodConfig, ModelShape, NoWeights, Pass, Planned,
+    RankPlan, Role, Seed, Site, Target,
+};
+
+/// Not square, so that a transposed weight cannot go unnoticed.
+pub(crate) const D_MODEL: usize = 6;
+pub(crate) const D_INNER: usize = 5;
+pub(crate) const SHAPE: ModelShape = ModelShape { n_layers: 2, n_heads: 1, n_kv_heads: 1, head_dim: D_INNER };
+
+#[derive(Module, Debug)]
+pub(crate) struct Tiny<B: Backend> {
+    layers: Vec<TinyLayer<B>>,
+}
+
+#[derive(Module, Debug)]
+struct TinyLayer<B: Backend> {
+    query: Linear<B>,
+    down: Linear<B>,
+}
+
+impl<B: Backend> Tiny<B> {
+    pub(crate) fn new(device: &B::Device) -> Self {
+        let linear = |path: String, d_in: usize, d_out: usize| {
+            let weight = random(&format!("{path}.weight"), [d_in, d_out], device) * 0.5;
+            let bias = random(&format!("{path}.bias"), [d_out], device) * 0.5;
+            Linear { weight: Param::from_tensor(weight), bias: Some(Param::from_tensor(bias)) }
+        };
+        let layer = |layer: usize| TinyLayer {
+            query: linear(format!("{layer}.query"), D_MODEL, D_INNER),
+            down: linear(format!("{layer}.down"), D_INNER, D_MODEL),
+        };
+        Self { layers: (0..SHAPE.n_layers).map(layer).collect() }.no_grad()
+    }
+
+    /// The same weights in another dtype.
+    pub(crate) fn cast(self, dtype: DType) -> Self {
+        let linear = |linear: Linear<B>| Linear {
+            weight: linear.weight.map(|weight| weight.cast(dtype).detach()),
+            bias: linear.bias.map(|bias| bias.map(|bias| bias.cast(dtype).detach())),
+        };
+        let layer = |layer: TinyLayer<B>| TinyLayer { query: linear(layer.query), down: linear(layer.down) };
+        Self { layers: self.layers.into_iter().map(layer).collect() }.no_grad()
+    }
+
+    pub(crate) fn forward(&self, x: Tensor<B, 3>, adapter: &impl Adapter<B>, pass: &Pass<B>) -> Tensor<B, 3> {
+        self.layers.iter().enumerate().fold(x, |x, (layer, weights)| {
+            let adapter = LayerAdapter { adapter, pass, layer };
+            let inner = adapter.project(Role::Query, &weights.query, x).tanh();
+            adapter.project(Role::Down, &weights.down, inner)
+        })
+    }
+
+    pub(crate) fn plain(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.forward(x, &None::<AnyAdapter<B>>, &Pass::evaluation())
+    }
+}
+
+impl<B: Backend> Backbone<B> for Tiny<B> {
+    fn linears(&self) -> Vec<(Site, &Linear<B>)> {
+        let layers = self.layers.iter().enumerate();
+        layers
+            .flat_map(|(layer, weights)| {
+                [
+                    (Site { layer, role: Role::Query }, &weights.query),
+                    (Site { layer, role: Role::Down }, &weights.down),
+                ]
+            })
+            .collect()
+    }
+
+    fn linears_mut(&mut self) -> Vec<(Site, &mut Linear<B>)> {
+        let layers = self.layers.iter_mut().enumerate();
+        layers
+            .flat_map(|(layer, weights)| {
+                [
+                    (Site { layer, role: Role::Query }, &mut weights.query),
+                    (Site { layer, role: Role::Down }, &mut weights.down),
+                ]
+            })
+            .collect()
+    }
+}
+
+/// The linear layers of [`Tiny`], named as a Hugging Face model would.
+pub(crate) fn linears() -> Vec<Target> {
+    let target = |layer, role, name: &str, d_in, d_out| Target {
+        site: Site { layer, role },
+        name: format!("tiny.layers.{layer}.{name}"),
+        d_in,
+        d_out,
+    };
+    (0..SHAPE.n_layers)
+        .flat_map(|layer| {
+            [
+                target(layer, Role::Query, "attention.query", D_MODEL, D_INNER),
+                target(layer, Role::Down, "output.dense", D_INNER, D_MODEL),
+            ]
+        })
+        .collect()
+}
+
+/// Normal values that depend on `path` alone.
+pub(crate) fn random<B: Backend, const D: usize>(
+    path: &str,
+    shape: [usize; D],
+    device: &B::Device,
+) -> Tensor<B, D> {
+    Seed(1234).normal(path, shape, 1.0, device).val().detach().set_require_grad(false)
+}
+
+/// An input of two rows of four tokens.
+pub(crate) fn input<B: Backend>(device: &B::Device) -> Tensor<B, 3> {
+    random("input", [2, 4, D_MODEL], device)
+}
+
+/// Random values for a file of a test.
+pub(crate) fn data<const D: usize>(path: &str, shape: [usize; D]) -> TensorData {
+    let mut rng = Seed(99).rng(path);
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();
+    TensorData::new(values, shape)
+}
+
+/// A method with a plan on [`Tiny`], and the number of parameters that the closed formula gives.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) method: MethodConfig,
+    pub(crate) plan: RankPlan,
+    pub(crate) count: usize,
+}
+
+impl Case {
+    pub(crate) fn init<B: Backend>(&self, seed: u64, device: &B::Device) -> AnyAdapter<B> {
+        self.method.init(SHAPE, &self.plan, Seed(seed), device).unwrap()
+    }
+}
+
+/// Every method of the registry, with small ranks; `alpha` is never the rank.
+pub(crate) fn cases() -> Vec<Case> {
+    MethodConfig::all().into_iter().flat_map(cases_of).collect()
+}
+
+/// Sum of both widths, the same at every site of [`Tiny`].
+const WIDTHS: usize = D_MODEL + D_INNER;
+
+fn cases_of(method: MethodConfig) -> Vec<Case> {
+    let case = |name, method: MethodConfig, count| {
+        let plan = method.plan::<burn_flex::Flex>(&linears(), &mut NoWeights).unwrap();
+        Case { name, method, plan, count }
+    };
+    match method {
+        MethodConfig::Lora(config) => {
+            let config = LoraConfig { rank: 3, alpha: 5.0, ..config };
+            let root = LoraConfig { scaling: LoraScaling::RootRank, ..config.clone() };
+            let mut mixed =
+                case("lora, a rank and an alpha by site", MethodConfig::Lora(config.clone()), 10 * WIDTHS);
+            mixed.plan = by_site([(1, None), (3, Some(2.0)), (2, Some(7.0)), (4, None)]);
+            vec![
+                case("lora", MethodConfig::Lora(config), 4 * 3 * WIDTHS),
+                case("lora with alpha / sqrt(rank)", MethodConfig::Lora(root), 4 * 3 * WIDTHS),
+                mixed,
+            ]
+        }
+        MethodConfig::Sara(config) => {
+            // The plan is made by hand: no weight is decomposed here.
+            let plan = by_site([(1, None), (3, None), (2, None), (4, None)]);
+            let count = 10 * (WIDTHS + 1);
+            let config = SaraConfig { alpha: 5.0, ..config };
+            let up = SaraConfig { start: SaraStart::ZeroUp, ..config.clone() };
+            vec![
+                Case { name: "sara", method: MethodConfig::Sara(config), plan: plan.clone(), count },
+                Case { name: "sara from up = 0", method: MethodConfig::Sara(up), plan, count },
+            ]
+        }
+        MethodConfig::Adalora(config) => {
+            let config = AdaloraConfig { initial_rank: 3, target_rank: 1, alpha: 5.0, ..config };
+            vec![case("adalora", MethodConfig::Adalora(config), 4 * 3 * (WIDTHS + 1))]
+        }
+    }
+}
+
+/// A plan with these ranks and alphas.
+pub(crate) fn by_site(sites: [(usize, Option<f64>); 4]) -> RankPlan {
+    let planned = |(target, (rank, alpha))| Planned { target, rank, alpha };
+    RankPlan { sites: linears().into_iter().zip(sites).map(planned).collect() }
+}
+
+/// The values of a tensor, on the host.
+pub(crate) fn values<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f64> {
+    tensor.into_data().convert::<f64>().iter::<f64>().collect()
+}
+
+/// The largest distance of two values.
+pub(crate) fn distance(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |max: f64, next| if next.is_nan() { next } else { max.max(next) })
+}
