@@ -3,7 +3,7 @@
 pub mod data;
 pub mod error;
 pub mod metrics;
-pub mod nearest;
+mod nearest;
 pub mod ops;
 pub mod optimizer;
 pub mod plot;

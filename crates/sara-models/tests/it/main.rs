@@ -1,4 +1,7 @@
 //! The integration tests of this crate, in one binary.
 
+// The attribute tells clippy that helpers in these files are parts of tests.
+#[cfg(test)]
 mod data;
+#[cfg(test)]
 mod plot;
