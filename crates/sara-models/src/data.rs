@@ -20,11 +20,11 @@ pub use read::read;
 use crate::error::Error;
 
 /// What the model learns to say about a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum Task {
     /// One of several classes.
+    #[default]
     Classify,
     /// A number.
     Regress,

@@ -1,1 +1,81 @@
 //! Singular values, singular value decomposition and the SARA rank rule on any burn backend.
+//!
+//! ```
+//! use burn::tensor::Tensor;
+//! use burn_flex::Flex;
+//! use sara_svd::{Convention, spectrum_rank, svd};
+//!
+//! let device = Default::default();
+//! let weight = Tensor::<Flex, 2>::from_floats([[3.0, 0.0, 0.0], [0.0, -1.0, 0.0]], &device);
+//!
+//! // How many singular values make up 70 % of their sum?
+//! let chosen = spectrum_rank(weight.clone(), 0.7, Convention::Reach)?;
+//! assert_eq!(chosen.rank, 1); // 3 of 4
+//! assert_eq!(chosen.values, [3.0, 1.0]);
+//!
+//! let f = svd(weight.clone())?; // u [2, 2], s [2], vt [2, 3]
+//! let again = (f.u * f.s.unsqueeze::<2>()).matmul(f.vt);
+//! again.into_data().assert_approx_eq::<f32>(&weight.into_data(), Default::default());
+//! # Ok::<(), sara_svd::Error>(())
+//! ```
+//!
+//! # The rank rule
+//!
+//! SARA gives every adapted layer its own rank. It sums the singular values `s` of the pretrained weight, and
+//! asks how many of the largest are needed for a `share` of that sum:
+//!
+//! * [`Convention::Reach`], the default: the smallest `k` with `s[0] + .. + s[k - 1] >= share * sum(s)`.
+//! * [`Convention::Floor`]: the number of partial sums that stay below `share * sum(s)`. This is what the
+//!   unofficial code of SARA counts; it is one less, and for a small share it would often be no rank at all.
+//!
+//! Both are at least 1 (also for a share of 0 and for a matrix of zeros) and at most `min(m, n)`. A weight
+//! with a slowly falling spectrum, as pretrained attention weights have, gets ranks far apart for shares that
+//! look close, so a share is best chosen by looking at [`SpectrumRank::values`].
+//!
+//! The rule adds up singular values, not their squares: it is not the "explained energy" of principal
+//! component analysis.
+//!
+//! # Conventions
+//!
+//! `a = u diag(s) vt` with `u [m, k]`, `s [k]` descending, `vt [k, n]` and `k = min(m, n)`. Vectors are unique
+//! only up to their sign, which is fixed: the entry of largest modulus in each column of `u` is positive. The
+//! factors are orthonormal for every input; those that belong to singular values of zero are some orthonormal
+//! completion. An empty matrix has empty factors.
+//!
+//! # Precision
+//!
+//! Everything is computed in f64. The rank rule decides from the f64 values; [`svd()`] and
+//! [`singular_values`] round to the element type of their input at the very end.
+//!
+//! * Input is scaled by a power of two, exactly, so neither 1e-40 nor 1e38 is special.
+//! * f32, bf16 and f16: the eigenvalues of the Gram matrix `a^T a`, whose entries f64 holds with room to spare.
+//!   They are used where the condition number allows it; otherwise the matrix itself is decomposed.
+//! * f64: the matrix itself is decomposed.
+//! * Every result is checked before it is returned.
+//!
+//! The factors carry no gradients: on `Autodiff` the functions work on the inner tensor, and their results
+//! are constants to the graph.
+//!
+//! # Backends
+//!
+//! The functions take any backend that implements [`SvdOps`]: `Flex`, `NdArray`, `CubeBackend`, `Fusion` and
+//! `Autodiff` around each of them, by the features `flex`, `ndarray`, `wgpu` and `cuda`. A backend without
+//! kernels of its own computes on the host. [`host`] holds the same functions on plain slices.
+//!
+//! # Errors
+//!
+//! A NaN, a share of 1.5, a singular value that f16 cannot hold: all come back as an [`Error`] that says what
+//! was found and what to do, in one line. Nothing here panics on data.
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
+mod error;
+pub mod host;
+mod ops;
+mod spectrum_rank;
+mod svd;
+
+pub use error::Error;
+pub use ops::{SvdOps, SvdPrimitives};
+pub use spectrum_rank::{Convention, SpectrumRank, spectrum_rank};
+pub use svd::{Svd, singular_values, svd};

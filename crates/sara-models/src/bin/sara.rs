@@ -1,1 +1,120 @@
-fn main(){}
+//! `sara`: adapt a pretrained model from the command line.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its terminal")]
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+#[path = "sara/console.rs"]
+mod console;
+#[path = "sara/device.rs"]
+mod device;
+#[path = "sara/doctor.rs"]
+mod doctor;
+#[path = "sara/eval.rs"]
+mod eval;
+#[path = "sara/export.rs"]
+mod export;
+#[path = "sara/import.rs"]
+mod import;
+#[path = "sara/inspect.rs"]
+mod inspect;
+#[path = "sara/merge.rs"]
+mod merge;
+#[path = "sara/params.rs"]
+mod params;
+#[path = "sara/predict.rs"]
+mod predict;
+#[path = "sara/progress.rs"]
+mod progress;
+#[path = "sara/ranks.rs"]
+mod ranks;
+#[path = "sara/train.rs"]
+mod train;
+
+use console::Console;
+use sara_models::run::Device;
+
+/// The system's allocator returns every large tensor to the kernel and faults it in again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Adapt a pretrained model: pick ranks, train an adapter, hand it over.
+#[derive(Parser)]
+#[command(name = "sara", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand understands.
+#[derive(Args, Clone, Copy)]
+struct Global {
+    /// Where to compute.
+    #[arg(long, global = true, value_enum)]
+    device: Option<Device>,
+    /// Threads of the CPU; all of them by default.
+    #[arg(long, global = true)]
+    threads: Option<std::num::NonZeroUsize>,
+    /// Print one JSON object on standard output, and everything else on standard error.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The rank of each layer, from the singular values of its weight.
+    Ranks(ranks::Ranks),
+    /// Count trainable parameters, from config.json alone where the method allows it.
+    Params(params::Params),
+    /// Train an adapter as a run file says.
+    Train(train::Train),
+    /// Measure a model, with or without an adapter, on labelled data.
+    Eval(eval::Eval),
+    /// Write the logits of each line.
+    Predict(predict::Predict),
+    /// Fold an adapter into the weights and write the checkpoint.
+    Merge(merge::Merge),
+    /// Write an adapter in another program's format.
+    Export(export::Export),
+    /// Make a native adapter of a PEFT one.
+    Import(import::Import),
+    /// What a model, adapter or run directory holds.
+    Inspect(inspect::Inspect),
+    /// What this program can compute on, here.
+    Doctor(doctor::Doctor),
+}
+
+fn main() -> ExitCode {
+    let Cli { global, command } = Cli::parse();
+    let console = Console { json: global.json };
+    if let Err(error) = run(global, command, console) {
+        // One line, whatever RUST_BACKTRACE says: the chain of causes, outermost first.
+        let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+        eprintln!("error: {}", chain.join(": ").replace('\n', " "));
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn run(global: Global, command: Command, console: Console) -> anyhow::Result<()> {
+    if let Some(threads) = global.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+    }
+    let device = global.device;
+    match command {
+        Command::Ranks(command) => command.run(device, console),
+        Command::Params(command) => command.run(device, console),
+        Command::Train(command) => command.run(device, console),
+        Command::Eval(command) => command.run(device, console),
+        Command::Predict(command) => command.run(device, console),
+        Command::Merge(command) => command.run(device, console),
+        Command::Export(command) => command.run(device, console),
+        Command::Import(command) => command.run(device, console),
+        Command::Inspect(command) => command.run(console),
+        Command::Doctor(command) => command.run(console),
+    }
+}

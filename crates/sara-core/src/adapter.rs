@@ -1,0 +1,124 @@
+//! The two traits every adaptation method implements.
+
+use burn::module::{AutodiffModule, Module, ModuleDisplay};
+use burn::nn::Linear;
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use serde::Serialize;
+
+use crate::delta::Delta;
+use crate::error::Result;
+use crate::low_rank::linear;
+use crate::pass::{Pass, Seen};
+use crate::site::{Role, Site};
+
+/// Where training stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The optimizer step, from 0.
+    pub step: usize,
+    /// Planned optimizer steps.
+    pub total: usize,
+}
+
+/// A figure worth a line in the metrics: rank, bits, router use, sparsity.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figure {
+    /// Where.
+    pub site: Site,
+    /// What, for example `rank`.
+    pub name: &'static str,
+    /// How much.
+    pub value: f64,
+}
+
+/// One adaptation method and its state for every adapted site of a model.
+///
+/// A method never looks at parameter names, and a model never names a method: this trait is all they share.
+pub trait Adapter<B: Backend>: Module<B> + ModuleDisplay {
+    /// Output of the linear layer `base` at `site`, correction included.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_in]`
+    /// - returns `[batch, seq, d_out]`
+    fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3>;
+
+    /// Change of the layer at `site` (weight, and bias where trained); `None` where the site is not adapted.
+    ///
+    /// # Errors
+    /// [`Error::NotMergeable`](crate::Error::NotMergeable) where the change depends on the input.
+    fn delta(&self, site: Site, base: &Linear<B>) -> Result<Option<Delta<B>>>;
+
+    /// Term the method adds to the training loss, `[1]`.
+    fn penalty(&self, progress: Progress) -> Option<Tensor<B, 1>> {
+        let _ = progress;
+        None
+    }
+
+    /// Figures for metrics and pictures.
+    fn report(&self) -> Vec<Figure> {
+        Vec::new()
+    }
+}
+
+/// What changes between optimizer steps.
+pub trait Trainable<B: AutodiffBackend>:
+    Adapter<B> + AutodiffModule<B, InnerModule: Adapter<B::InnerBackend>>
+{
+    /// After the optimizer step, with the clipped gradients of that step and what the forward pass saw.
+    fn after_step(self, grads: &GradientsParams, seen: &Seen<B::InnerBackend>, progress: Progress) -> Self {
+        let _ = (grads, seen, progress);
+        self
+    }
+}
+
+/// The adapter as one transformer block sees it.
+#[derive(Debug)]
+pub struct LayerAdapter<'a, B: Backend, A> {
+    /// The whole adapter.
+    pub adapter: &'a A,
+    /// The forward pass under way.
+    pub pass: &'a Pass<B>,
+    /// Index of the block.
+    pub layer: usize,
+}
+
+impl<B: Backend, A: Adapter<B>> LayerAdapter<'_, B, A> {
+    /// Output of this block's linear layer `base` in `role`, correction included.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_in]`
+    /// - returns `[batch, seq, d_out]`
+    pub fn project(&self, role: Role, base: &Linear<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.adapter.project(Site { layer: self.layer, role }, base, x, self.pass)
+    }
+}
+
+/// No adapter is an adapter too: the bare backbone.
+impl<B: Backend, A: Adapter<B>> Adapter<B> for Option<A> {
+    fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
+        match self {
+            Some(adapter) => adapter.project(site, base, x, pass),
+            None => linear(base, x),
+        }
+    }
+
+    fn delta(&self, site: Site, base: &Linear<B>) -> Result<Option<Delta<B>>> {
+        self.as_ref().map_or(Ok(None), |adapter| adapter.delta(site, base))
+    }
+
+    fn penalty(&self, progress: Progress) -> Option<Tensor<B, 1>> {
+        self.as_ref().and_then(|adapter| adapter.penalty(progress))
+    }
+
+    fn report(&self) -> Vec<Figure> {
+        self.as_ref().map(Adapter::report).unwrap_or_default()
+    }
+}
+
+impl<B: AutodiffBackend, A: Trainable<B>> Trainable<B> for Option<A> {
+    fn after_step(self, grads: &GradientsParams, seen: &Seen<B::InnerBackend>, progress: Progress) -> Self {
+        self.map(|adapter| adapter.after_step(grads, seen, progress))
+    }
+}

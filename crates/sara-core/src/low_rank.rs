@@ -1,0 +1,84 @@
+//! The low-rank branch beside a frozen linear layer, in the factored form that trains without a weight-sized gradient.
+
+use burn::nn::Linear;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+
+use crate::delta::Change;
+use crate::pass::Pass;
+
+/// The factors of one branch: `y += ((x down) * scale * scaling) up`.
+#[derive(Debug)]
+pub struct LowRank<B: Backend> {
+    /// `[d_in, rank]`.
+    pub down: Tensor<B, 2>,
+    /// `[rank]`; all ones if `None`.
+    pub scale: Option<Tensor<B, 1>>,
+    /// `[rank, d_out]`.
+    pub up: Tensor<B, 2>,
+    /// Constant factor of the branch.
+    pub scaling: f64,
+}
+
+impl<B: Backend> LowRank<B> {
+    /// Output of `base` with this branch beside it; the branch sees `x` through dropout.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_in]`
+    /// - returns `[batch, seq, d_out]`
+    pub fn project(self, base: &Linear<B>, x: Tensor<B, 3>, dropout: f64, pass: &Pass<B>) -> Tensor<B, 3> {
+        let [batch, seq, d_in] = x.dims();
+        let x = x.reshape([batch * seq, d_in]);
+        let out = forward_rows(base, x.clone());
+        let branch = self.branch(pass.dropout(x, dropout)).cast(out.dtype());
+        let d_out = out.dims()[1];
+        (out + branch).reshape([batch, seq, d_out])
+    }
+
+    /// The branch alone, in the factors' dtype: mixed dtypes are nonsense on some backends and a panic on others.
+    ///
+    /// # Shapes
+    /// - `x`: `[rows, d_in]`
+    /// - returns `[rows, d_out]`
+    fn branch(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        // The scaling goes onto the narrow middle, `[rows, rank]`, where it costs least.
+        let middle = x.cast(self.down.dtype()).matmul(self.down);
+        let middle = match self.scale {
+            Some(scale) => middle * (scale * self.scaling).unsqueeze(),
+            None => middle * self.scaling,
+        };
+        middle.matmul(self.up)
+    }
+
+    /// The change of the weight, every scale folded into `up`.
+    pub fn change(self) -> Change<B> {
+        let up = match self.scale {
+            Some(scale) => self.up * scale.unsqueeze_dim(1),
+            None => self.up,
+        };
+        Change::LowRank { down: self.down, up: up * self.scaling }
+    }
+}
+
+/// Output of a linear layer without an adapter.
+///
+/// One product of `[batch * seq, d_in]`: on three dimensions some backends multiply example by example and pack the
+/// weight anew for each.
+///
+/// # Shapes
+/// - `x`: `[batch, seq, d_in]`
+/// - returns `[batch, seq, d_out]`
+pub fn linear<B: Backend>(base: &Linear<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    let [batch, seq, d_in] = x.dims();
+    let out = forward_rows(base, x.reshape([batch * seq, d_in]));
+    let d_out = out.dims()[1];
+    out.reshape([batch, seq, d_out])
+}
+
+fn forward_rows<B: Backend>(base: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let out = x.matmul(base.weight.val());
+    match &base.bias {
+        Some(bias) => out + bias.val().unsqueeze(),
+        None => out,
+    }
+}

@@ -1,0 +1,178 @@
+//! The adaptation methods, and the registry: one line for each, read by tests, command line and docs.
+#![expect(missing_debug_implementations, reason = "the record type that burn derives for an enum")]
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use sara_svd::SvdOps;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::adapter::{Adapter, Figure, Progress, Trainable};
+use crate::delta::Delta;
+use crate::error::{Error, Result};
+use crate::pass::{Pass, Seen};
+use crate::rank_plan::{RankPlan, WeightSource};
+use crate::seed::Seed;
+use crate::site::{ModelShape, Site, Target};
+
+pub mod adalora;
+pub mod lora;
+pub mod sara;
+
+/// A method's configuration: what it needs to plan ranks and to make an adapter.
+pub trait Method: Clone + std::fmt::Debug + Default + Serialize + DeserializeOwned {
+    /// The adapter it makes.
+    type Adapter<B: Backend>: Adapter<B>;
+
+    /// The rank of each target. Only methods that need weights read them.
+    ///
+    /// # Errors
+    /// [`Error::Config`] or [`Error::Rank`] where the configuration does not fit, or what reading a weight said.
+    fn plan<B: SvdOps>(&self, targets: &[Target], weights: &mut dyn WeightSource<B>) -> Result<RankPlan>;
+
+    /// An adapter at its start, a function of the seed alone.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the configuration does not fit.
+    fn init<B: Backend>(
+        &self,
+        shape: ModelShape,
+        plan: &RankPlan,
+        seed: Seed,
+        device: &B::Device,
+    ) -> Result<Self::Adapter<B>>;
+
+    /// Number of trained values of an adapter of this plan.
+    fn count(&self, shape: ModelShape, plan: &RankPlan) -> usize;
+
+    /// Whether the method can run for so many optimizer steps.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where its phases do not fit into them.
+    fn check_steps(&self, total: usize) -> Result<()> {
+        let _ = total;
+        Ok(())
+    }
+}
+
+/// Makes the list of methods known: each line is `Adapter(Configuration) = "name in files"`.
+macro_rules! methods {
+    ($($module:ident :: $method:ident($config:ident) = $name:literal),* $(,)?) => {
+        /// Any adapter, chosen at run time.
+        #[derive(Module, Debug)]
+        pub enum AnyAdapter<B: Backend> {
+            $(
+                #[doc = concat!("The method `", $name, "`.")]
+                $method($module::$method<B>)
+            ),*
+        }
+
+        /// The configuration of any method. In files: `{"lora": {...}}`.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        pub enum MethodConfig {
+            $(
+                #[doc = concat!("The method `", $name, "`.")]
+                #[serde(rename = $name)]
+                $method($module::$config)
+            ),*
+        }
+
+        impl MethodConfig {
+            /// The names of all methods.
+            pub const NAMES: &[&str] = &[$($name),*];
+
+            /// Every method with its defaults.
+            pub fn all() -> Vec<Self> {
+                vec![$(Self::$method($module::$config::default())),*]
+            }
+
+            /// The name in files.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$method(_) => $name),* }
+            }
+
+            /// See [`Method::plan`].
+            ///
+            /// # Errors
+            /// As there.
+            pub fn plan<B: SvdOps>(&self, targets: &[Target], weights: &mut dyn WeightSource<B>) -> Result<RankPlan> {
+                match self { $(Self::$method(config) => config.plan(targets, weights)),* }
+            }
+
+            /// See [`Method::init`].
+            ///
+            /// # Errors
+            /// As there.
+            pub fn init<B: Backend>(
+                &self,
+                shape: ModelShape,
+                plan: &RankPlan,
+                seed: Seed,
+                device: &B::Device,
+            ) -> Result<AnyAdapter<B>> {
+                match self {
+                    $(Self::$method(config) => config.init(shape, plan, seed, device).map(AnyAdapter::$method)),*
+                }
+            }
+
+            /// See [`Method::count`].
+            pub fn count(&self, shape: ModelShape, plan: &RankPlan) -> usize {
+                match self { $(Self::$method(config) => config.count(shape, plan)),* }
+            }
+
+            /// See [`Method::check_steps`].
+            ///
+            /// # Errors
+            /// As there.
+            pub fn check_steps(&self, total: usize) -> Result<()> {
+                match self { $(Self::$method(config) => config.check_steps(total)),* }
+            }
+        }
+
+        impl<B: Backend> Adapter<B> for AnyAdapter<B> {
+            fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
+                match self { $(Self::$method(adapter) => adapter.project(site, base, x, pass)),* }
+            }
+
+            fn delta(&self, site: Site, base: &Linear<B>) -> Result<Option<Delta<B>>> {
+                match self { $(Self::$method(adapter) => adapter.delta(site, base)),* }
+            }
+
+            fn penalty(&self, progress: Progress) -> Option<Tensor<B, 1>> {
+                match self { $(Self::$method(adapter) => adapter.penalty(progress)),* }
+            }
+
+            fn report(&self) -> Vec<Figure> {
+                match self { $(Self::$method(adapter) => adapter.report()),* }
+            }
+        }
+
+        impl<B: AutodiffBackend> Trainable<B> for AnyAdapter<B> {
+            fn after_step(
+                self,
+                grads: &GradientsParams,
+                seen: &Seen<B::InnerBackend>,
+                progress: Progress,
+            ) -> Self {
+                match self { $(Self::$method(adapter) => Self::$method(adapter.after_step(grads, seen, progress))),* }
+            }
+        }
+    };
+}
+
+methods! {
+    lora::Lora(LoraConfig) = "lora",
+    sara::Sara(SaraConfig) = "sara",
+    adalora::Adalora(AdaloraConfig) = "adalora",
+}
+
+/// Checks that a value lies in 0..=1.
+fn probability(field: &str, value: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::Config { field: field.to_owned(), found: value.to_string(), expected: "in 0..=1".to_owned() })
+}

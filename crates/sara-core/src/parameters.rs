@@ -1,0 +1,190 @@
+//! The float parameters of a module by path: what files hold, and edits that keep a parameter trainable.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{Tensor, TensorData};
+
+use crate::error::{Error, Result};
+
+/// Tensors by path.
+pub type Tensors = BTreeMap<String, TensorData>;
+
+/// State that is saved with a module and never trained.
+pub fn state<B: Backend, const D: usize>(value: Tensor<B, D>) -> Param<Tensor<B, D>> {
+    Param::initialized(ParamId::new(), value.set_require_grad(false))
+}
+
+/// An edit of a parameter that stays a leaf: trained before, trained after.
+pub fn edit<B: Backend, const D: usize>(
+    param: Param<Tensor<B, D>>,
+    change: impl FnOnce(Tensor<B, D>) -> Tensor<B, D>,
+) -> Param<Tensor<B, D>> {
+    param.map(|value| {
+        let trained = value.is_require_grad();
+        change(value.detach().set_require_grad(false)).set_require_grad(trained)
+    })
+}
+
+/// The values of every float parameter, trained or not, by path.
+pub fn collect<B: Backend, M: Module<B>>(module: &M) -> Tensors {
+    let mut visitor = Collect { path: Path::default(), all: Tensors::new() };
+    module.visit(&mut visitor);
+    visitor.all
+}
+
+/// Number of trained values.
+pub fn count_trained<B: Backend, M: Module<B>>(module: &M) -> usize {
+    let mut visitor = Count(0);
+    module.visit(&mut visitor);
+    visitor.0
+}
+
+/// Puts stored values in place, strictly: every path is used and every parameter found, at its shape and dtype.
+///
+/// # Errors
+/// One [`Error::Mismatch`] that lists all that is missing, unused or of another shape or type; `what` names the source.
+pub fn restore<B: Backend, M: Module<B>>(module: M, tensors: &Tensors, what: &str) -> Result<M> {
+    let mut check = Check { path: Path::default(), tensors, seen: 0, mismatches: Vec::new() };
+    module.visit(&mut check);
+    let mut mismatches = check.mismatches;
+    if check.seen < tensors.len() {
+        let known = collect(&module);
+        mismatches.extend(
+            tensors.keys().filter(|path| !known.contains_key(*path)).map(|path| format!("{path}: unknown")),
+        );
+    }
+    if !mismatches.is_empty() {
+        return Err(Error::Mismatch { what: what.to_owned(), mismatches });
+    }
+    Ok(module.map(&mut Restore { path: Path::default(), tensors }))
+}
+
+/// Paths of trained parameters that got no gradient.
+pub fn without_gradient<B: AutodiffBackend, M: Module<B>>(
+    module: &M,
+    grads: &GradientsParams,
+) -> Vec<String> {
+    let mut visitor =
+        WithoutGradient { path: Path::default(), grads, missing: Vec::new(), backend: PhantomData::<B> };
+    module.visit(&mut visitor);
+    visitor.missing
+}
+
+/// The names of the modules entered so far.
+#[derive(Debug, Default)]
+pub struct Path(Vec<String>);
+
+impl Path {
+    /// Goes into a module.
+    pub fn enter(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    /// Leaves the innermost module.
+    pub fn exit(&mut self) {
+        self.0.pop();
+    }
+
+    /// The path, joined by dots.
+    pub fn joined(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+/// The two functions by which a visitor or mapper with a field `path` follows the walk.
+macro_rules! follow_path {
+    () => {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.enter(name);
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.exit();
+        }
+    };
+}
+
+struct Collect {
+    path: Path,
+    all: Tensors,
+}
+
+impl<B: Backend> ModuleVisitor<B> for Collect {
+    follow_path!();
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        self.all.insert(self.path.joined(), param.val().into_data());
+    }
+}
+
+struct Count(usize);
+
+impl<B: Backend> ModuleVisitor<B> for Count {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if param.val().is_require_grad() {
+            self.0 += param.val().shape().num_elements();
+        }
+    }
+}
+
+struct Check<'a> {
+    path: Path,
+    tensors: &'a Tensors,
+    seen: usize,
+    mismatches: Vec<String>,
+}
+
+impl<B: Backend> ModuleVisitor<B> for Check<'_> {
+    follow_path!();
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let path = self.path.joined();
+        let (shape, dtype) = (param.val().dims(), param.val().dtype());
+        match self.tensors.get(&path) {
+            None => self.mismatches.push(format!("{path}: missing, expected {shape:?}")),
+            Some(found) => {
+                self.seen += 1;
+                if found.shape.as_slice() != shape || found.dtype != dtype {
+                    self.mismatches.push(format!(
+                        "{path}: expected {shape:?} {dtype:?}, found {:?} {:?}",
+                        found.shape.as_slice(),
+                        found.dtype
+                    ));
+                }
+            }
+        }
+    }
+}
+
+struct Restore<'a> {
+    path: Path,
+    tensors: &'a Tensors,
+}
+
+impl<B: Backend> ModuleMapper<B> for Restore<'_> {
+    follow_path!();
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        let Some(data) = self.tensors.get(&self.path.joined()) else { return param };
+        param.map(|old| {
+            let trained = old.is_require_grad();
+            Tensor::from_data(data.clone(), (&old.device(), data.dtype)).set_require_grad(trained)
+        })
+    }
+}
+
+struct WithoutGradient<'a, B> {
+    path: Path,
+    grads: &'a GradientsParams,
+    missing: Vec<String>,
+    backend: PhantomData<B>,
+}
+
+impl<B: AutodiffBackend> ModuleVisitor<B> for WithoutGradient<'_, B> {
+    follow_path!();
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        if param.val().is_require_grad() && self.grads.get::<B::InnerBackend, D>(param.id).is_none() {
+            self.missing.push(self.path.joined());
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Which rank each site gets: decided once, saved with the adapter, never decided again.
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use sara_svd::{Convention, SvdOps};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::site::Target;
+
+/// A target and its rank.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Planned {
+    /// The linear layer.
+    pub target: Target,
+    /// Its rank.
+    pub rank: usize,
+    /// Overrides the method's `alpha` at this site (an imported adapter may have one for each).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+}
+
+/// The rank of every adapted site, in the order of the targets.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RankPlan {
+    /// The planned sites.
+    pub sites: Vec<Planned>,
+}
+
+/// Where a plan gets the pretrained weights from, one at a time.
+pub trait WeightSource<B: Backend> {
+    /// The weight of `target`, in either orientation: singular values do not change.
+    ///
+    /// # Errors
+    /// [`Error::NoWeights`] where there is none, or what reading it said.
+    fn weight(&mut self, target: &Target) -> Result<Tensor<B, 2>>;
+}
+
+/// A source without weights, for methods that do not need any.
+#[derive(Debug, Clone, Copy)]
+pub struct NoWeights;
+
+impl<B: Backend> WeightSource<B> for NoWeights {
+    fn weight(&mut self, _target: &Target) -> Result<Tensor<B, 2>> {
+        Err(Error::NoWeights {
+            reason: "only config.json is at hand; point to a directory with the weights".into(),
+        })
+    }
+}
+
+impl RankPlan {
+    /// The same rank everywhere.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] where a layer is too narrow for it.
+    pub fn constant(targets: &[Target], rank: usize) -> Result<Self> {
+        Self::new(targets, |_| Ok(rank))
+    }
+
+    /// At each site the rank whose singular values reach `share` of the sum of all.
+    ///
+    /// # Errors
+    /// What reading or decomposing a weight said.
+    pub fn spectral<B: SvdOps>(
+        targets: &[Target],
+        share: f64,
+        convention: Convention,
+        weights: &mut dyn WeightSource<B>,
+    ) -> Result<Self> {
+        Self::new(targets, |target| {
+            let spectrum = sara_svd::spectrum_rank(weights.weight(target)?, share, convention)
+                .map_err(|source| Error::Spectrum { name: target.name.clone(), source })?;
+            Ok(spectrum.rank)
+        })
+    }
+
+    fn new(targets: &[Target], mut rank: impl FnMut(&Target) -> Result<usize>) -> Result<Self> {
+        let planned = |target: &Target| {
+            let rank = rank(target)?;
+            if rank == 0 || rank > target.d_in.min(target.d_out) {
+                return Err(Error::Rank {
+                    name: target.name.clone(),
+                    rank,
+                    d_in: target.d_in,
+                    d_out: target.d_out,
+                });
+            }
+            Ok(Planned { target: target.clone(), rank, alpha: None })
+        };
+        Ok(Self { sites: targets.iter().map(planned).collect::<Result<_>>()? })
+    }
+
+    /// Sum of all ranks.
+    pub fn total(&self) -> usize {
+        self.sites.iter().map(|site| site.rank).sum()
+    }
+}
+
+impl Planned {
+    /// Parameters of a low-rank pair here.
+    pub fn pair_count(&self) -> usize {
+        self.rank * (self.target.d_in + self.target.d_out)
+    }
+
+    /// `alpha / rank`, with the site's own alpha where it has one.
+    pub fn scaling(&self, alpha: f64) -> f64 {
+        self.alpha.unwrap_or(alpha) / self.rank as f64
+    }
+}

@@ -1,0 +1,177 @@
+//! A model opened for use: the checkpoint, and beside it the adapter and head of a directory.
+
+use std::path::Path;
+
+use burn::tensor::backend::Backend;
+use sara_core::parameters::Tensors;
+use sara_core::store::StoredAdapter;
+use sara_core::{AnyAdapter, Backbone, Seed};
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Classes, Dataset, Targets, Task, read};
+use crate::encoder::Encoder;
+use crate::error::{Error, Result};
+use crate::pretrained::{Checkpoint, Loaded};
+use crate::run;
+use crate::tokenizer::Tokenizer;
+use crate::train::Trained;
+
+/// What a trained head answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    /// The kind of task.
+    pub task: Task,
+    /// Names of the classes, in the order of the logits; empty for regression.
+    pub classes: Vec<String>,
+}
+
+/// A model with its adapter and head.
+#[derive(Debug)]
+pub struct Adapted<B: Backend> {
+    /// The files of the backbone.
+    pub checkpoint: Checkpoint,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The frozen backbone.
+    pub model: Encoder<B>,
+    /// The adapter, where there is one, and the head.
+    pub trained: Trained<B, Option<AnyAdapter<B>>>,
+    /// What the head answers.
+    pub answer: Answer,
+    /// The adapter's files, where there is one.
+    pub stored: Option<StoredAdapter>,
+    /// What was decided on the way, for the reader.
+    pub notes: Vec<String>,
+}
+
+impl Answer {
+    /// Number of logits.
+    pub fn n_labels(&self) -> usize {
+        self.classes.len().max(1)
+    }
+
+    /// The answer of a checkpoint that has a head of its own.
+    fn of_labels(labels: &[String]) -> Self {
+        match labels {
+            [_] => Self { task: Task::Regress, classes: Vec::new() },
+            classes => Self { task: Task::Classify, classes: classes.to_vec() },
+        }
+    }
+
+    /// The classes, for looking up labels.
+    pub fn classes(&self) -> Classes {
+        Classes::of_checkpoint(self.classes.clone())
+    }
+}
+
+/// An adapter directory, native or PEFT's.
+///
+/// # Errors
+/// What reading it said, or where it does not fit the model.
+pub fn read_adapter(dir: &Path, checkpoint: &Checkpoint) -> Result<StoredAdapter> {
+    if dir.join("adapter_config.json").exists() {
+        let config = &checkpoint.config;
+        let imported = sara_core::import::peft::import(dir, &config.linears(), config.shape())?;
+        let head: Tensors = imported.head.into_iter().collect();
+        let mut manifest = imported.stored.manifest;
+        manifest.head = head.keys().cloned().collect();
+        return Ok(StoredAdapter { manifest, head, adapter: imported.stored.adapter });
+    }
+    let stored = StoredAdapter::read(dir)?;
+    let linears = checkpoint.config.linears();
+    let mismatches: Vec<String> = stored
+        .manifest
+        .plan
+        .sites
+        .iter()
+        .filter(|planned| !linears.contains(&planned.target))
+        .map(|planned| format!("{} is not in this model", planned.target.name))
+        .collect();
+    if mismatches.is_empty() {
+        return Ok(stored);
+    }
+    Err(sara_core::Error::Mismatch { what: dir.display().to_string(), mismatches }.into())
+}
+
+impl<B: Backend> Adapted<B> {
+    /// Opens the checkpoint in `model`, and the adapter in `adapter` if one is given.
+    ///
+    /// # Errors
+    /// [`Error::NoHead`] if neither has a head for the task, or what reading said.
+    pub fn open(model: &Path, adapter: Option<&Path>, device: &B::Device) -> Result<Self> {
+        let checkpoint = Checkpoint::open(model)?;
+        let tokenizer = Tokenizer::load(model)?;
+        let stored = adapter.map(|dir| read_adapter(dir, &checkpoint)).transpose()?;
+        let of_adapter = stored.as_ref().filter(|stored| !stored.head.is_empty());
+        let of_checkpoint = checkpoint.config.labels.as_deref().map(Answer::of_labels);
+        let answer = match of_adapter {
+            Some(stored) => match serde_json::from_value(stored.manifest.task.clone()) {
+                Ok(answer) => answer,
+                // PEFT's files do not name the classes: the checkpoint may, else they are numbered.
+                Err(_) => of_checkpoint.unwrap_or_else(|| numbered(stored)),
+            },
+            None => of_checkpoint.ok_or_else(|| Error::NoHead { path: model.to_owned() })?,
+        };
+        let (n_labels, seed) = (answer.n_labels(), Seed(0));
+        let Loaded { model, mut head, notes } = match of_adapter {
+            Some(_) => checkpoint.load_with_new_head(n_labels, seed, device)?,
+            None => checkpoint.load(n_labels, seed, device)?,
+        };
+        let mut built = None;
+        if let Some(stored) = &stored {
+            built = Some(stored.build(device)?);
+            if !stored.head.is_empty() {
+                head = head.with_tensors(&stored.head, "the adapter's head")?;
+            }
+        }
+        let trained = Trained { adapter: built, head };
+        Ok(Self { checkpoint, tokenizer, model, trained, answer, stored, notes })
+    }
+
+    /// Folds the adapter into the backbone's weights; returns the Frobenius norm of each site's change.
+    ///
+    /// # Errors
+    /// Where the method cannot be merged, or would change nothing.
+    pub fn merge(self) -> Result<(Self, Vec<(sara_core::Site, f64)>)> {
+        let (model, norms) = self.model.merge(&self.trained.adapter)?;
+        let trained = Trained { adapter: None, head: self.trained.head };
+        Ok((Self { model, trained, ..self }, norms))
+    }
+}
+
+/// The answer of a head whose classes nobody named.
+fn numbered(stored: &StoredAdapter) -> Answer {
+    // The last layer's bias has one value for each label; it is the shortest of the head's biases.
+    let labels = stored.head.values().filter(|data| data.shape.len() == 1).map(|data| data.shape[0]).min().unwrap_or(1);
+    match labels {
+        1 => Answer { task: Task::Regress, classes: Vec::new() },
+        n => Answer { task: Task::Classify, classes: (0..n).map(|class| class.to_string()).collect() },
+    }
+}
+
+/// What a run learns from: the answer's classes, and both datasets.
+///
+/// A checkpoint with a classification head fixes the classes; otherwise they come from the training data, sorted.
+///
+/// # Errors
+/// What reading said, a label that is not known, or a task that the checkpoint's head does not have.
+pub fn prepare(
+    data: &run::Data,
+    task: Task,
+    labels: Option<&[String]>,
+    tokenizer: &Tokenizer,
+) -> Result<(Answer, Dataset, Dataset)> {
+    let (train, valid) = (read(&data.train, task)?, read(&data.valid, task)?);
+    let classes = match (task, labels) {
+        (Task::Regress, _) => None,
+        (_, Some(labels)) if labels.len() > 1 => Some(Classes::of_checkpoint(labels.to_vec())),
+        _ => Some(Classes::of_data(&train)?),
+    };
+    let targets = classes.as_ref().map_or(Targets::Values, Targets::Classes);
+    let max_tokens = data.max_tokens.unwrap_or(usize::MAX);
+    let train = Dataset::prepare(&train, tokenizer, max_tokens, targets)?;
+    let valid = Dataset::prepare(&valid, tokenizer, max_tokens, targets)?;
+    let classes = classes.as_ref().map_or_else(Vec::new, |classes| classes.names().to_vec());
+    Ok((Answer { task, classes }, train, valid))
+}

@@ -1,0 +1,78 @@
+//! `sara eval`: measure a model, with or without an adapter, on labelled data.
+
+use std::path::PathBuf;
+
+use anyhow::ensure;
+use clap::Args;
+use sara_models::adapted::Adapted;
+use sara_models::data::{Dataset, Targets, Task, read};
+use sara_models::evaluate::evaluate;
+use sara_models::metrics::Metrics;
+use sara_models::run::Device;
+use serde::Serialize;
+
+use crate::console::Console;
+use crate::device::{Compute, Job, dispatch};
+
+/// Arguments of `sara eval`.
+#[derive(Args)]
+pub(crate) struct Eval {
+    /// Directory of the model.
+    #[arg(long)]
+    model: PathBuf,
+    /// Directory of the adapter, native or PEFT's.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+    /// Labelled data: jsonl, csv or tsv.
+    #[arg(long)]
+    data: PathBuf,
+    /// The task; what the head was trained for by default.
+    #[arg(long, value_enum)]
+    task: Option<Task>,
+    /// Tokens at which texts are cut; 128 or the model's usable length by default.
+    #[arg(long)]
+    max_tokens: Option<usize>,
+    /// Examples of a batch.
+    #[arg(long, default_value = "32")]
+    batch_size: std::num::NonZeroUsize,
+}
+
+#[derive(Serialize)]
+struct Report {
+    examples: usize,
+    metrics: Metrics,
+}
+
+impl Job for &Eval {
+    type Output = (Dataset, Metrics);
+
+    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
+        let Adapted { checkpoint, tokenizer, model, trained, answer, .. } =
+            Adapted::<B>::open(&self.model, self.adapter.as_deref(), device)?;
+        ensure!(
+            self.task.is_none_or(|task| task == answer.task),
+            "the head was trained for another task; leave --task out to use its own"
+        );
+        let examples = read(&self.data, answer.task)?;
+        let classes = answer.classes();
+        let targets = match answer.task {
+            Task::Classify => Targets::Classes(&classes),
+            Task::Regress => Targets::Values,
+        };
+        let max_tokens = checkpoint.config.max_tokens(self.max_tokens)?;
+        let data = Dataset::prepare(&examples, &tokenizer, max_tokens, targets)?;
+        let metrics = evaluate(&model, &trained, &data, self.batch_size)?;
+        Ok((data, metrics))
+    }
+}
+
+impl Eval {
+    pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
+        let (data, metrics) = dispatch(device.unwrap_or(Device::Auto), console, &self)?;
+        console.say(&data.report);
+        for (name, value) in metrics.iter() {
+            console.say(format!("{name:<11} {}", value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))));
+        }
+        console.result(&Report { examples: data.items.len(), metrics })
+    }
+}

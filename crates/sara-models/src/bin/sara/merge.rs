@@ -1,0 +1,65 @@
+//! `sara merge`: fold an adapter into the weights and write the checkpoint.
+
+use std::path::PathBuf;
+
+use anyhow::ensure;
+use clap::Args;
+use sara_core::Site;
+use sara_models::adapted::Adapted;
+use sara_models::run::Device;
+use serde::Serialize;
+
+use crate::console::{Console, table};
+use crate::device::{Compute, Job, dispatch};
+
+/// Arguments of `sara merge`.
+#[derive(Args)]
+pub(crate) struct Merge {
+    /// Directory of the model.
+    #[arg(long)]
+    model: PathBuf,
+    /// Directory of the adapter, native or PEFT's.
+    #[arg(long)]
+    adapter: PathBuf,
+    /// Where the merged checkpoint goes; must not be there yet.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Report {
+    out: PathBuf,
+    sites: Vec<SiteReport>,
+}
+
+#[derive(Serialize)]
+struct SiteReport {
+    name: String,
+    frobenius_norm: f64,
+}
+
+impl Job for &Merge {
+    type Output = Vec<(Site, f64)>;
+
+    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
+        let (merged, norms) = Adapted::<B>::open(&self.model, Some(&self.adapter), device)?.merge()?;
+        merged.save(&self.out)?;
+        Ok(norms)
+    }
+}
+
+impl Merge {
+    pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
+        ensure!(!self.out.exists(), "{}: is there already; choose another --out", self.out.display());
+        let norms = dispatch(device.unwrap_or(Device::Cpu), console, &self)?;
+        let sites: Vec<SiteReport> = norms
+            .into_iter()
+            .map(|(site, frobenius_norm)| SiteReport { name: site.to_string(), frobenius_norm })
+            .collect();
+        let heading = vec!["site".to_owned(), "norm of the change".to_owned()];
+        let row = |site: &SiteReport| vec![site.name.clone(), format!("{:.4}", site.frobenius_norm)];
+        console.say(table(&std::iter::once(heading).chain(sites.iter().map(row)).collect::<Vec<_>>()));
+        console.say(format!("merged      {}", self.out.display()));
+        console.result(&Report { out: self.out, sites })
+    }
+}

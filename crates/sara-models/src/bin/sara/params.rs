@@ -1,0 +1,134 @@
+//! `sara params`: count trainable parameters before there is anything to train.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use sara_core::{MethodConfig, Planned, RankPlan, Target, Targets};
+use sara_models::pretrained::Checkpoint;
+use sara_models::config::EncoderConfig;
+use sara_models::run::Device;
+use serde::Serialize;
+
+use crate::console::{Console, count, table};
+use crate::device::{Compute, Job, dispatch};
+
+/// Arguments of `sara params`.
+#[derive(Args)]
+pub(crate) struct Params {
+    /// Directory of the model; config.json is enough for methods that do not look at the weights.
+    #[arg(long)]
+    model: PathBuf,
+    /// The method and its configuration, as JSON: '{"lora":{"rank":8}}'.
+    #[arg(long)]
+    method: String,
+    /// Module names, separated by commas, or all-linear.
+    #[arg(long, default_value = "query,value")]
+    targets: String,
+    /// Number of labels of the head; those of config.json by default.
+    #[arg(long)]
+    labels: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    trainable: usize,
+    head: usize,
+    total: usize,
+    sites: Vec<SiteReport>,
+}
+
+#[derive(Serialize)]
+struct SiteReport {
+    name: String,
+    d_in: usize,
+    d_out: usize,
+    rank: usize,
+    trainable: usize,
+}
+
+/// Targets as they stand on a command line.
+pub(crate) fn parse_targets(text: &str) -> Targets {
+    match text {
+        "all-linear" => Targets::AllLinear,
+        names => Targets::Named(names.split(',').map(|name| name.trim().to_owned()).collect()),
+    }
+}
+
+/// Plans the ranks with the weights if the directory has any.
+struct Plan<'a> {
+    method: &'a MethodConfig,
+    targets: &'a [Target],
+    model: &'a std::path::Path,
+}
+
+impl Job for Plan<'_> {
+    type Output = RankPlan;
+
+    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<RankPlan> {
+        // A method that does not ask for weights never opens the file.
+        struct OnDemand<'a, B: Compute> {
+            model: &'a std::path::Path,
+            opened: Option<Checkpoint>,
+            device: &'a B::Device,
+        }
+        impl<B: Compute> sara_core::WeightSource<B> for OnDemand<'_, B> {
+            fn weight(&mut self, target: &Target) -> sara_core::Result<burn::tensor::Tensor<B, 2>> {
+                let no_weights = |error: sara_models::Error| sara_core::Error::NoWeights { reason: error.to_string() };
+                let checkpoint = match self.opened.take() {
+                    Some(checkpoint) => checkpoint,
+                    None => Checkpoint::open(self.model).map_err(no_weights)?,
+                };
+                let weight = checkpoint.weight_source::<B>(self.device).weight(target);
+                self.opened = Some(checkpoint);
+                weight
+            }
+        }
+        let mut weights = OnDemand::<B> { model: self.model, opened: None, device };
+        Ok(self.method.plan(self.targets, &mut weights)?)
+    }
+}
+
+impl Params {
+    pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
+        let config = EncoderConfig::read(&self.model)?;
+        let method: MethodConfig =
+            serde_json::from_str(&self.method).with_context(|| format!("--method {}", self.method))?;
+        let targets = parse_targets(&self.targets).select(&config.linears())?;
+        let job = Plan { method: &method, targets: &targets, model: &self.model };
+        let plan = dispatch(device.unwrap_or(Device::Cpu), console, job)?;
+        let shape = config.shape();
+        let site = |planned: &Planned| SiteReport {
+            name: planned.target.name.clone(),
+            d_in: planned.target.d_in,
+            d_out: planned.target.d_out,
+            rank: planned.rank,
+            trainable: method.count(shape, &RankPlan { sites: vec![planned.clone()] }),
+        };
+        let n_labels = self.labels.or(config.labels.as_ref().map(Vec::len)).unwrap_or(2);
+        let report = Report {
+            trainable: method.count(shape, &plan),
+            head: config.head_count(n_labels),
+            total: config.parameter_count() + config.head_count(n_labels),
+            sites: plan.sites.iter().map(site).collect(),
+        };
+        let heading = ["layer", "shape", "rank", "trainable"].map(str::to_owned).to_vec();
+        let row = |site: &SiteReport| {
+            vec![
+                site.name.clone(),
+                format!("{} x {}", site.d_out, site.d_in),
+                site.rank.to_string(),
+                count(site.trainable),
+            ]
+        };
+        console.say(table(&std::iter::once(heading).chain(report.sites.iter().map(row)).collect::<Vec<_>>()));
+        console.say(format!(
+            "trainable   {} ({:.3} % of {}), and {} in a head of {n_labels} labels",
+            count(report.trainable),
+            100.0 * report.trainable as f64 / report.total as f64,
+            count(report.total),
+            count(report.head)
+        ));
+        console.result(&report)
+    }
+}

@@ -1,0 +1,388 @@
+//! The `config.json` of RoBERTa and BERT checkpoints: everything about a model but its weights.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use sara_core::{ModelShape, Role, Site, Target};
+use serde::Deserialize;
+
+use crate::error::Error;
+
+/// The name of the file in a checkpoint's directory.
+pub const FILE: &str = "config.json";
+
+/// Which of the two encoders a checkpoint is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// Positions count from the padding id on and skip padding; the head has two layers.
+    Roberta,
+    /// Positions count from 0; a pooler stands before the head.
+    Bert,
+}
+
+/// Probabilities of dropout, which acts in training alone.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Dropouts {
+    /// On the embeddings and on what each half of a block adds.
+    pub hidden: f64,
+    /// On the attention's probabilities.
+    pub attention: f64,
+    /// In the classification head.
+    pub classifier: f64,
+}
+
+/// What `config.json` says of an encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncoderConfig {
+    /// RoBERTa or BERT.
+    pub family: Family,
+    /// Number of token ids.
+    pub vocab_size: usize,
+    /// Width of the hidden states.
+    pub hidden: usize,
+    /// Number of blocks.
+    pub n_layers: usize,
+    /// Number of attention heads.
+    pub n_heads: usize,
+    /// Width in the middle of the feed-forward network.
+    pub intermediate: usize,
+    /// Number of position embeddings; see [`Self::usable_length`].
+    pub max_positions: usize,
+    /// Number of token types.
+    pub type_vocab: usize,
+    /// Added to the variance in every layer norm.
+    pub layer_norm_eps: f64,
+    /// Standard deviation of new weights.
+    pub initializer_range: f64,
+    /// The id of padding.
+    pub pad_id: usize,
+    /// As the checkpoint was trained. A loaded model has none until it is asked to.
+    pub dropouts: Dropouts,
+    /// Names of the classes in the order of the logits; `None` if the checkpoint has no classification head.
+    ///
+    /// One name alone is a regression.
+    pub labels: Option<Vec<String>>,
+}
+
+impl Family {
+    /// Every family, in the order in which messages name them.
+    const ALL: [Self; 2] = [Self::Roberta, Self::Bert];
+
+    /// `model_type` in the file, and the first component of every path in the model.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Roberta => "roberta",
+            Self::Bert => "bert",
+        }
+    }
+
+    /// The class of transformers that adds a classification head.
+    pub const fn classifier_architecture(self) -> &'static str {
+        match self {
+            Self::Roberta => "RobertaForSequenceClassification",
+            Self::Bert => "BertForSequenceClassification",
+        }
+    }
+
+    /// The classes whose checkpoints are read, the one with a head first.
+    const fn architectures(self) -> &'static [&'static str] {
+        match self {
+            Self::Roberta => &["RobertaForSequenceClassification", "RobertaForMaskedLM", "RobertaModel"],
+            Self::Bert => {
+                &["BertForSequenceClassification", "BertForMaskedLM", "BertForPreTraining", "BertModel"]
+            }
+        }
+    }
+}
+
+impl EncoderConfig {
+    /// Reads `config.json` in `dir`, with the defaults that transformers has for what the file leaves out.
+    ///
+    /// # Errors
+    /// [`Error::Core`] where the file cannot be read, is another architecture, or asks for something that is not
+    /// computed here.
+    pub fn read(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(FILE);
+        let text = fs::read_to_string(&path).map_err(|source| sara_core::Error::io(&path, source))?;
+        Ok(Self::parse(&text).map_err(|problem| sara_core::Error::format(&path, problem))?)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let identity: Identity = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let family = identity.family()?;
+        let file: File = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let labels = match &identity.architectures {
+            Some(names) if names.iter().any(|name| name == family.classifier_architecture()) => {
+                Some(file.labels()?)
+            }
+            _ => None,
+        };
+        let config = Self {
+            family,
+            // The library derives one configuration class from the other: but for these two, defaults are BERT's.
+            vocab_size: file.vocab_size.unwrap_or(match family {
+                Family::Roberta => 50_265,
+                Family::Bert => 30_522,
+            }),
+            pad_id: file.pad_token_id.unwrap_or(match family {
+                Family::Roberta => 1,
+                Family::Bert => 0,
+            }),
+            hidden: file.hidden_size,
+            n_layers: file.num_hidden_layers,
+            n_heads: file.num_attention_heads,
+            intermediate: file.intermediate_size,
+            max_positions: file.max_position_embeddings,
+            type_vocab: file.type_vocab_size,
+            layer_norm_eps: file.layer_norm_eps,
+            initializer_range: file.initializer_range,
+            dropouts: Dropouts {
+                hidden: file.hidden_dropout_prob,
+                attention: file.attention_probs_dropout_prob,
+                classifier: file.classifier_dropout.unwrap_or(file.hidden_dropout_prob),
+            },
+            labels,
+        };
+        file.check()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses what would panic or divide by zero later.
+    fn check(&self) -> Result<(), String> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden),
+            ("num_hidden_layers", self.n_layers),
+            ("num_attention_heads", self.n_heads),
+            ("intermediate_size", self.intermediate),
+            ("type_vocab_size", self.type_vocab),
+        ];
+        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(format!("{name} is 0; it must be 1 or more"));
+        }
+        if !self.hidden.is_multiple_of(self.n_heads) {
+            return Err(format!(
+                "{} attention heads do not divide hidden_size {}",
+                self.n_heads, self.hidden
+            ));
+        }
+        if self.pad_id >= self.vocab_size {
+            return Err(format!("pad_token_id {} is not below vocab_size {}", self.pad_id, self.vocab_size));
+        }
+        if self.usable_length() == 0 {
+            return Err(format!("max_position_embeddings {} leaves no room for a token", self.max_positions));
+        }
+        if !(self.layer_norm_eps >= 0.0 && self.layer_norm_eps.is_finite()) {
+            return Err(format!("layer_norm_eps {} is not a small positive number", self.layer_norm_eps));
+        }
+        let Dropouts { hidden, attention, classifier } = self.dropouts;
+        match [hidden, attention, classifier].iter().find(|p| !(0.0..1.0).contains(*p)) {
+            Some(p) => Err(format!("a dropout probability of {p} is not in 0..1")),
+            None => Ok(()),
+        }
+    }
+
+    /// Every linear layer of the blocks, under the name that transformers gives it in a model with a head.
+    pub fn linears(&self) -> Vec<Target> {
+        let (hidden, wide) = (self.hidden, self.intermediate);
+        let block = [
+            (Role::Query, "attention.self.query", hidden, hidden),
+            (Role::Key, "attention.self.key", hidden, hidden),
+            (Role::Value, "attention.self.value", hidden, hidden),
+            (Role::Output, "attention.output.dense", hidden, hidden),
+            (Role::Up, "intermediate.dense", hidden, wide),
+            (Role::Down, "output.dense", wide, hidden),
+        ];
+        let target = |layer: usize, (role, name, d_in, d_out): (Role, &str, usize, usize)| Target {
+            site: Site { layer, role },
+            name: format!("{}.encoder.layer.{layer}.{name}", self.family.name()),
+            d_in,
+            d_out,
+        };
+        (0..self.n_layers).flat_map(|layer| block.map(|entry| target(layer, entry))).collect()
+    }
+
+    /// What methods that share parameters across layers or heads need to know.
+    pub fn shape(&self) -> ModelShape {
+        ModelShape {
+            n_layers: self.n_layers,
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_heads,
+            head_dim: self.hidden / self.n_heads,
+        }
+    }
+
+    /// The most tokens one sequence may have, special tokens included.
+    pub fn usable_length(&self) -> usize {
+        match self.family {
+            Family::Roberta => self.max_positions.saturating_sub(self.pad_id + 1),
+            Family::Bert => self.max_positions,
+        }
+    }
+
+    /// The length at which texts are cut: as asked, else 128 or the usable length, whichever is smaller.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where more is asked for than the model takes.
+    pub fn max_tokens(&self, asked: Option<usize>) -> Result<usize, Error> {
+        const DEFAULT: usize = 128;
+        let usable = self.usable_length();
+        match asked {
+            Some(asked) if asked > usable => Err(Error::Config {
+                field: "max_tokens".to_owned(),
+                found: asked.to_string(),
+                expected: format!("at most {usable}, the positions of this model"),
+            }),
+            Some(asked) => Ok(asked),
+            None => Ok(DEFAULT.min(usable)),
+        }
+    }
+
+    /// Number of parameters of the backbone, BERT's pooler included.
+    pub fn parameter_count(&self) -> usize {
+        let dense = |d_in: usize, d_out: usize| (d_in + 1) * d_out;
+        let norm = 2 * self.hidden;
+        let embeddings = (self.vocab_size + self.max_positions + self.type_vocab) * self.hidden + norm;
+        let block: usize = self.linears().iter().map(|linear| dense(linear.d_in, linear.d_out)).sum();
+        let pooler = match self.family {
+            Family::Roberta => 0,
+            Family::Bert => dense(self.hidden, self.hidden),
+        };
+        embeddings + block + 2 * norm * self.n_layers + pooler
+    }
+
+    /// Number of parameters of a classification head for so many labels.
+    pub fn head_count(&self, n_labels: usize) -> usize {
+        let dense = match self.family {
+            Family::Roberta => (self.hidden + 1) * self.hidden,
+            Family::Bert => 0,
+        };
+        dense + (self.hidden + 1) * n_labels
+    }
+}
+
+/// The part of the file that says whose it is, read first: another model's file may well lack the rest.
+#[derive(Deserialize)]
+struct Identity {
+    model_type: Option<String>,
+    architectures: Option<Vec<String>>,
+}
+
+impl Identity {
+    fn family(&self) -> Result<Family, String> {
+        let known = || {
+            let names = Family::ALL.map(|family| family.architectures().join(", "));
+            format!("model types roberta and bert with the architectures {}", names.join(", "))
+        };
+        let Some(family) =
+            Family::ALL.into_iter().find(|family| self.model_type.as_deref() == Some(family.name()))
+        else {
+            let found = self.model_type.as_deref().unwrap_or("missing");
+            return Err(format!("model_type is {found}; supported are {}", known()));
+        };
+        let names = self.architectures.as_deref().unwrap_or_default();
+        match names.iter().find(|name| !family.architectures().contains(&name.as_str())) {
+            Some(name) => Err(format!(
+                "architecture {name} of model_type {} is not supported; supported are {}",
+                family.name(),
+                known()
+            )),
+            None => Ok(family),
+        }
+    }
+}
+
+/// The file as it is. Defaults are those of transformers' configuration classes, not those of released checkpoints.
+#[derive(Deserialize)]
+#[serde(default)]
+struct File {
+    vocab_size: Option<usize>,
+    pad_token_id: Option<usize>,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    max_position_embeddings: usize,
+    type_vocab_size: usize,
+    layer_norm_eps: f64,
+    initializer_range: f64,
+    hidden_act: String,
+    position_embedding_type: Option<String>,
+    is_decoder: bool,
+    add_cross_attention: bool,
+    hidden_dropout_prob: f64,
+    attention_probs_dropout_prob: f64,
+    classifier_dropout: Option<f64>,
+    num_labels: Option<usize>,
+    id2label: Option<BTreeMap<String, String>>,
+    problem_type: Option<String>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            vocab_size: None,
+            pad_token_id: None,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            max_position_embeddings: 512,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+            initializer_range: 0.02,
+            hidden_act: "gelu".to_owned(),
+            position_embedding_type: None,
+            is_decoder: false,
+            add_cross_attention: false,
+            hidden_dropout_prob: 0.1,
+            attention_probs_dropout_prob: 0.1,
+            classifier_dropout: None,
+            num_labels: None,
+            id2label: None,
+            problem_type: None,
+        }
+    }
+}
+
+impl File {
+    /// Refuses options that change the result and are not computed here.
+    fn check(&self) -> Result<(), String> {
+        if self.hidden_act != "gelu" {
+            return Err(format!("hidden_act {} is not supported; only gelu is", self.hidden_act));
+        }
+        if let Some(kind) = self.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
+            return Err(format!("position_embedding_type {kind} is not supported; only absolute is"));
+        }
+        if self.is_decoder || self.add_cross_attention {
+            return Err("is_decoder and add_cross_attention are not supported; only encoders are".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Names of the labels. Their number is never written where it follows from the names, and two need no names.
+    fn labels(&self) -> Result<Vec<String>, String> {
+        let default = |n: usize| (0..n).map(|i| format!("LABEL_{i}")).collect();
+        let labels: Vec<String> = match (&self.id2label, self.num_labels) {
+            (Some(names), n) if n.is_none_or(|n| n == names.len()) => (0..names.len())
+                .map(|i| names.get(&i.to_string()).cloned())
+                .collect::<Option<_>>()
+                .ok_or_else(|| format!("the keys of id2label are not 0 to {}", names.len() - 1))?,
+            (_, n) => default(n.unwrap_or(2)),
+        };
+        let implied = if labels.len() == 1 { "regression" } else { "single_label_classification" };
+        match self.problem_type.as_deref() {
+            _ if labels.is_empty() => {
+                Err("the model has a head for no labels; id2label needs one or more".to_owned())
+            }
+            Some(kind) if kind != implied => Err(format!(
+                "problem_type {kind} with {} labels is not supported; only {implied} is",
+                labels.len()
+            )),
+            _ => Ok(labels),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The encoder that RoBERTa and BERT share: embeddings, then blocks of attention and feed-forward network, each half
+//! followed by a layer norm.
+
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use burn::tensor::module::embedding;
+use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
+
+use crate::config::{Dropouts, EncoderConfig};
+use crate::ops::{EncoderOps, attention, gelu, layer_norm};
+
+mod inputs;
+pub use inputs::Inputs;
+
+/// The linear layers of a block, in the order of all lists.
+const ROLES: [Role; 6] = [Role::Query, Role::Key, Role::Value, Role::Output, Role::Up, Role::Down];
+
+/// The frozen encoder.
+#[derive(Module, Debug)]
+pub struct Encoder<B: Backend> {
+    pub(crate) embeddings: Embeddings<B>,
+    pub(crate) layers: Vec<Layer<B>>,
+    #[module(skip)]
+    pub(crate) config: EncoderConfig,
+    #[module(skip)]
+    pub(crate) dropouts: Dropouts,
+}
+
+/// Tables by token id, position and token type.
+#[derive(Module, Debug)]
+pub(crate) struct Embeddings<B: Backend> {
+    /// `[vocab_size, d]`.
+    pub(crate) word: Param<Tensor<B, 2>>,
+    /// `[max_positions, d]`.
+    pub(crate) position: Param<Tensor<B, 2>>,
+    /// `[type_vocab, d]`.
+    pub(crate) token_type: Param<Tensor<B, 2>>,
+    pub(crate) norm: Norm<B>,
+}
+
+/// One block.
+#[derive(Module, Debug)]
+pub(crate) struct Layer<B: Backend> {
+    pub(crate) query: Linear<B>,
+    pub(crate) key: Linear<B>,
+    pub(crate) value: Linear<B>,
+    pub(crate) output: Linear<B>,
+    pub(crate) output_norm: Norm<B>,
+    pub(crate) up: Linear<B>,
+    pub(crate) down: Linear<B>,
+    pub(crate) down_norm: Norm<B>,
+    pub(crate) n_heads: usize,
+}
+
+/// A layer norm.
+#[derive(Module, Debug)]
+pub(crate) struct Norm<B: Backend> {
+    /// `[d]`.
+    pub(crate) gamma: Param<Tensor<B, 1>>,
+    /// `[d]`.
+    pub(crate) beta: Param<Tensor<B, 1>>,
+    pub(crate) epsilon: f64,
+}
+
+impl<B: Backend> Encoder<B> {
+    /// The same encoder with these probabilities of dropout.
+    pub fn with_dropout(self, dropouts: Dropouts) -> Self {
+        Self { dropouts, ..self }
+    }
+
+    /// What `config.json` says of this encoder.
+    pub fn config(&self) -> &EncoderConfig {
+        &self.config
+    }
+
+    /// The id of padding.
+    pub fn pad_id(&self) -> u32 {
+        self.config.pad_id as u32
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> B::Device {
+        self.embeddings.word.val().device()
+    }
+}
+
+impl<B: EncoderOps> Encoder<B> {
+    /// Hidden states after the last block.
+    ///
+    /// # Shapes
+    /// - returns `[batch, seq, d]`
+    pub fn forward<A: Adapter<B>>(&self, inputs: &Inputs<B>, adapter: &A, pass: &Pass<B>) -> Tensor<B, 3> {
+        let dropouts = if pass.is_training() { self.dropouts } else { Dropouts::default() };
+        let embedded = pass.dropout(self.embeddings.forward(inputs), dropouts.hidden);
+        self.layers.iter().enumerate().fold(embedded, |hidden, (layer, block)| {
+            block.forward(hidden, inputs, &LayerAdapter { adapter, pass, layer }, dropouts)
+        })
+    }
+}
+
+impl<B: EncoderOps> Embeddings<B> {
+    fn forward(&self, inputs: &Inputs<B>) -> Tensor<B, 3> {
+        let sum = embedding(self.word.val(), inputs.ids.clone())
+            + embedding(self.token_type.val(), inputs.types.clone())
+            + embedding(self.position.val(), inputs.positions.clone());
+        self.norm.forward(sum)
+    }
+}
+
+impl<B: EncoderOps> Layer<B> {
+    fn forward<A: Adapter<B>>(
+        &self,
+        x: Tensor<B, 3>,
+        inputs: &Inputs<B>,
+        adapter: &LayerAdapter<'_, B, A>,
+        dropouts: Dropouts,
+    ) -> Tensor<B, 3> {
+        let query = adapter.project(Role::Query, &self.query, x.clone());
+        let key = adapter.project(Role::Key, &self.key, x.clone());
+        let value = adapter.project(Role::Value, &self.value, x.clone());
+        let attended = attention(query, key, value, self.n_heads, inputs.mask.clone(), dropouts.attention);
+        let attended = adapter.project(Role::Output, &self.output, attended);
+        let x = self.output_norm.forward(adapter.pass.dropout(attended, dropouts.hidden) + x);
+
+        let wide = gelu(adapter.project(Role::Up, &self.up, x.clone()));
+        let narrow = adapter.project(Role::Down, &self.down, wide);
+        self.down_norm.forward(adapter.pass.dropout(narrow, dropouts.hidden) + x)
+    }
+}
+
+impl<B: EncoderOps> Norm<B> {
+    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        layer_norm(x, self.gamma.val(), self.beta.val(), self.epsilon)
+    }
+}
+
+/// Both lists have the order of [`EncoderConfig::linears`](crate::config::EncoderConfig::linears).
+impl<B: Backend> Backbone<B> for Encoder<B> {
+    fn linears(&self) -> Vec<(Site, &Linear<B>)> {
+        let linears =
+            self.layers.iter().flat_map(|b| [&b.query, &b.key, &b.value, &b.output, &b.up, &b.down]);
+        sites().zip(linears).collect()
+    }
+
+    fn linears_mut(&mut self) -> Vec<(Site, &mut Linear<B>)> {
+        let linears = self
+            .layers
+            .iter_mut()
+            .flat_map(|b| [&mut b.query, &mut b.key, &mut b.value, &mut b.output, &mut b.up, &mut b.down]);
+        sites().zip(linears).collect()
+    }
+}
+
+/// The sites of one block after the other, without end.
+fn sites() -> impl Iterator<Item = Site> {
+    (0..).flat_map(|layer| ROLES.map(|role| Site { layer, role }))
+}

@@ -1,0 +1,86 @@
+//! What a trained model says about a dataset, and how good that is.
+
+use std::num::NonZeroUsize;
+
+use sara_core::{Adapter, Pass};
+
+use crate::data::{Dataset, Order, Target, batches};
+use crate::encoder::{Encoder, Inputs};
+use crate::error::Result;
+use crate::metrics::{Metrics, classification, regression};
+use crate::ops::EncoderOps;
+use crate::train::Trained;
+
+/// The logits of every example, in the order of the dataset; each row is `[n_labels]`.
+///
+/// Always on a backend without gradients: call `.valid()` first.
+///
+/// # Errors
+/// [`Error::Input`](crate::Error::Input) where the tokens are not this model's.
+pub fn predict<B: EncoderOps, A: Adapter<B>>(
+    model: &Encoder<B>,
+    trained: &Trained<B, A>,
+    data: &Dataset,
+    batch_size: NonZeroUsize,
+) -> Result<Vec<Vec<f32>>> {
+    let device = model.device();
+    let mut logits = vec![Vec::new(); data.items.len()];
+    for rows in batches(&data.lengths(), batch_size, Order::Sorted) {
+        let inputs = Inputs::of_batch(model.config(), data.batch(&rows, model.pad_id()), &device)?;
+        let pass = Pass::evaluation();
+        let hidden = model.forward(&inputs, &trained.adapter, &pass);
+        let values = trained.head.forward(hidden, &pass);
+        let [_, n_labels] = values.dims();
+        let values: Vec<f32> = values.into_data().convert::<f32>().iter().collect();
+        for (&row, values) in rows.iter().zip(values.chunks_exact(n_labels)) {
+            logits[row] = values.to_vec();
+        }
+    }
+    Ok(logits)
+}
+
+/// Mean loss and the metrics of the task.
+///
+/// # Errors
+/// As [`predict`].
+pub fn evaluate<B: EncoderOps, A: Adapter<B>>(
+    model: &Encoder<B>,
+    trained: &Trained<B, A>,
+    data: &Dataset,
+    batch_size: NonZeroUsize,
+) -> Result<Metrics> {
+    Ok(measure(&predict(model, trained, data, batch_size)?, data))
+}
+
+/// Mean loss and metrics of these logits, one row for each example of `data`.
+pub fn measure(logits: &[Vec<f32>], data: &Dataset) -> Metrics {
+    let (mut loss, mut classes, mut values) = (0.0, Vec::new(), Vec::new());
+    for (row, item) in logits.iter().zip(&data.items) {
+        match item.target {
+            Target::Class(class) => {
+                loss += cross_entropy(row, class);
+                classes.push(class);
+            }
+            Target::Value(value) => {
+                loss += (f64::from(row[0]) - f64::from(value)).powi(2);
+                values.push(f64::from(value));
+            }
+            Target::None => {}
+        }
+    }
+    let mut metrics = if values.is_empty() {
+        let n_classes = logits.first().map_or(1, Vec::len);
+        classification(&logits.concat(), &classes, n_classes)
+    } else {
+        let predictions: Vec<f64> = logits.iter().map(|row| f64::from(row[0])).collect();
+        regression(&predictions, &values)
+    };
+    metrics.insert("loss", Some(loss / logits.len() as f64));
+    metrics
+}
+
+fn cross_entropy(logits: &[f32], class: usize) -> f64 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
+    sum.ln() - f64::from(logits[class] - largest)
+}

@@ -1,0 +1,72 @@
+//! Handing an adapted model over: the native description, PEFT's files, a merged checkpoint.
+
+use std::path::Path;
+
+use burn::tensor::backend::Backend;
+use sara_core::export::peft::{PeftExport, PeftHead, export};
+use sara_core::store::{FORMAT, Manifest};
+use sara_core::{MethodConfig, RankPlan};
+
+pub use sara_core::export::peft::Profile as PeftProfile;
+
+use crate::adapted::{Adapted, Answer};
+use crate::error::Result;
+use crate::pretrained::Checkpoint;
+
+/// The description of an adapter of this model.
+///
+/// # Errors
+/// None in practice: the answer is plain data.
+pub fn manifest(checkpoint: &Checkpoint, method: &MethodConfig, plan: &RankPlan, answer: &Answer) -> Result<Manifest> {
+    let task = serde_json::to_value(answer).map_err(|error| sara_core::Error::format(&checkpoint.dir, error))?;
+    Ok(Manifest {
+        format: FORMAT,
+        base: name_of(&checkpoint.dir),
+        task,
+        head: Vec::new(),
+        shape: checkpoint.config.shape(),
+        method: method.clone(),
+        plan: plan.clone(),
+    })
+}
+
+/// Writes the adapter and head as PEFT would have saved them.
+///
+/// # Errors
+/// Where the method has no low-rank form, or what writing said.
+pub fn export_peft<B: Backend>(adapted: &Adapted<B>, profile: PeftProfile, dest: &Path) -> Result<()> {
+    let Adapted { checkpoint, model, trained, .. } = adapted;
+    let head = PeftHead {
+        tensors: trained.head.tensors().into_iter().collect(),
+        modules_to_save: trained.head.modules_to_save().iter().map(ToString::to_string).collect(),
+    };
+    let about = PeftExport {
+        linears: &checkpoint.config.linears(),
+        head: &head,
+        base: &name_of(&checkpoint.dir),
+        task_type: Some("SEQ_CLS"),
+        profile,
+    };
+    export(model, &trained.adapter, &about, dest)?;
+    Ok(())
+}
+
+impl<B: Backend> Adapted<B> {
+    /// Writes the checkpoint with this backbone and head in place of its own.
+    ///
+    /// # Errors
+    /// If `dest` exists, or what writing said.
+    pub fn save(&self, dest: &Path) -> Result<()> {
+        let labels = match self.answer.classes.as_slice() {
+            [] => vec!["LABEL_0".to_owned()],
+            classes => classes.to_vec(),
+        };
+        self.checkpoint.save_merged(dest, &self.model, Some((&self.trained.head, &labels)))
+    }
+}
+
+/// The name of a model: that of its directory, which says more than a path on one machine.
+fn name_of(dir: &Path) -> String {
+    let full = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    full.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}

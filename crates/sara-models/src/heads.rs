@@ -1,0 +1,140 @@
+//! The classification head: a dense layer with tanh on the first token, then one output for each label.
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::backend::Backend;
+use burn::tensor::Tensor;
+use sara_core::Pass;
+use sara_core::low_rank::linear;
+use sara_core::parameters::{Tensors, edit};
+
+use crate::config::Family;
+use crate::error::Error;
+use crate::weights::weight_to_file;
+
+/// Classification head of either family.
+///
+/// BERT calls the dense layer a pooler and counts it to the backbone: there it is frozen, unless the checkpoint has none
+/// and it had to be drawn anew.
+#[derive(Module, Debug)]
+pub struct Head<B: Backend> {
+    /// RoBERTa's `classifier.dense`, BERT's `pooler.dense`.
+    pub(crate) dense: Linear<B>,
+    /// RoBERTa's `classifier.out_proj`, BERT's `classifier`.
+    pub(crate) out_proj: Linear<B>,
+    #[module(skip)]
+    pub(crate) family: Family,
+    /// Whether the dense layer is trained. A backend that does not differentiate cannot tell from the parameter.
+    #[module(skip)]
+    pub(crate) trains_dense: bool,
+    #[module(skip)]
+    pub(crate) dropout: f64,
+}
+
+/// Paths of the head's two linear layers in a Hugging Face model.
+pub(crate) const fn paths(family: Family) -> [&'static str; 2] {
+    match family {
+        Family::Roberta => ["classifier.dense", "classifier.out_proj"],
+        Family::Bert => ["bert.pooler.dense", "classifier"],
+    }
+}
+
+impl<B: Backend> Head<B> {
+    /// One logit for each label.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[batch, seq, d]`, the encoder's output
+    /// - returns `[batch, n_labels]`
+    pub fn forward(&self, hidden: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 2> {
+        let first = hidden.narrow(1, 0, 1);
+        let first = match self.family {
+            Family::Roberta => pass.dropout(first, self.dropout),
+            Family::Bert => first,
+        };
+        let pooled = pass.dropout(linear(&self.dense, first).tanh(), self.dropout);
+        linear(&self.out_proj, pooled).squeeze_dim(1)
+    }
+
+    /// The same head with this probability of dropout.
+    pub fn with_dropout(self, dropout: f64) -> Self {
+        Self { dropout, ..self }
+    }
+
+    /// Number of labels; one label is a regression.
+    pub fn n_labels(&self) -> usize {
+        self.out_proj.weight.dims()[1]
+    }
+
+    /// The trained modules as PEFT lists them under `modules_to_save`.
+    pub fn modules_to_save(&self) -> Vec<&'static str> {
+        if self.family == Family::Bert && self.trains_dense {
+            vec!["classifier", "pooler"]
+        } else {
+            vec!["classifier"]
+        }
+    }
+
+    /// The trained tensors by their names in a Hugging Face model, weights as `[d_out, d_in]`.
+    pub fn tensors(&self) -> Tensors {
+        let mut tensors = Tensors::new();
+        for (path, linear) in self.trained() {
+            tensors.insert(format!("{path}.weight"), weight_to_file(linear.weight.val().into_data()));
+            if let Some(bias) = &linear.bias {
+                tensors.insert(format!("{path}.bias"), bias.val().into_data());
+            }
+        }
+        tensors
+    }
+
+    /// This head with the values of `tensors`, named and oriented as [`Self::tensors`] gives them.
+    ///
+    /// # Errors
+    /// [`Error::Core`] that lists every tensor that is missing, unknown or of another shape; `what` names the source.
+    pub fn with_tensors(mut self, tensors: &Tensors, what: &str) -> Result<Self, Error> {
+        let expected: Vec<(String, Vec<usize>)> =
+            self.tensors().into_iter().map(|(name, data)| (name, data.shape.to_vec())).collect();
+        let mut mismatches = Vec::new();
+        for (name, shape) in &expected {
+            match tensors.get(name) {
+                None => mismatches.push(format!("{name}: missing, expected {shape:?}")),
+                Some(found) if found.shape.as_slice() != shape.as_slice() => {
+                    mismatches
+                        .push(format!("{name}: expected {shape:?}, found {:?}", found.shape.as_slice()));
+                }
+                Some(_) => {}
+            }
+        }
+        let known = |name: &String| expected.iter().any(|(expected, _)| expected == name);
+        mismatches.extend(tensors.keys().filter(|name| !known(name)).map(|name| format!("{name}: unknown")));
+        if !mismatches.is_empty() {
+            return Err(sara_core::Error::Mismatch { what: what.to_owned(), mismatches }.into());
+        }
+        let [dense, out_proj] = paths(self.family);
+        self.dense = replaced(self.dense, dense, tensors);
+        self.out_proj = replaced(self.out_proj, out_proj, tensors);
+        Ok(self)
+    }
+
+    fn trained(&self) -> Vec<(&'static str, &Linear<B>)> {
+        let [dense, out_proj] = paths(self.family);
+        let mut trained = vec![(out_proj, &self.out_proj)];
+        if self.trains_dense {
+            trained.push((dense, &self.dense));
+        }
+        trained
+    }
+}
+
+/// The layer with new values where `tensors` has some under its path.
+fn replaced<B: Backend>(linear: Linear<B>, path: &str, tensors: &Tensors) -> Linear<B> {
+    let value = |name: &str| tensors.get(&format!("{path}.{name}")).cloned();
+    let Linear { mut weight, bias } = linear;
+    if let Some(data) = value("weight") {
+        weight = edit(weight, |old| Tensor::from_data(weight_to_file(data), (&old.device(), old.dtype())));
+    }
+    let bias = bias.map(|bias| match value("bias") {
+        Some(data) => edit(bias, |old| Tensor::from_data(data, (&old.device(), old.dtype()))),
+        None => bias,
+    });
+    Linear { weight, bias }
+}

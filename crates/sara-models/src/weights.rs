@@ -1,0 +1,212 @@
+//! The tensors of a checkpoint's safetensors files, memory-mapped, and their conversion to and from f32.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+use half::{bf16, f16};
+use memmap2::Mmap;
+use rayon::prelude::*;
+use safetensors::tensor::{Dtype, Metadata, TensorView};
+use sara_core::error::{Error, Result};
+use serde::Deserialize;
+
+/// A checkpoint in one file.
+pub const SINGLE_FILE: &str = "model.safetensors";
+/// The list of files of a checkpoint in several.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// Rows or columns that are transposed together: their cache lines stay at hand from one to the next.
+const BLOCK: usize = 16;
+
+/// Every tensor of a checkpoint, by name. Nothing is read before it is asked for.
+#[derive(Debug)]
+pub struct Weights {
+    /// The file that was opened: the single one, or the index.
+    path: PathBuf,
+    files: Vec<MappedFile>,
+    /// Which file holds a tensor.
+    file_of: BTreeMap<String, usize>,
+}
+
+#[derive(Debug)]
+struct MappedFile {
+    map: Mmap,
+    metadata: Metadata,
+    /// Where the tensors' bytes begin.
+    start: usize,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Opens `model.safetensors`, or the files that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`], naming the file.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let (single, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
+        if !single.exists() && index.exists() {
+            return Self::open_sharded(dir, index);
+        }
+        if !single.exists() {
+            let problem = format!(
+                "no {SINGLE_FILE} and no {INDEX_FILE} in this directory; save the checkpoint as safetensors"
+            );
+            return Err(Error::format(dir, problem));
+        }
+        let file = MappedFile::open(&single)?;
+        let file_of = file.names().map(|name| (name, 0)).collect();
+        Ok(Self { path: single, files: vec![file], file_of })
+    }
+
+    fn open_sharded(dir: &Path, path: PathBuf) -> Result<Self> {
+        let text = fs::read_to_string(&path).map_err(|source| Error::io(&path, source))?;
+        let index: Index = serde_json::from_str(&text).map_err(|error| Error::format(&path, error))?;
+        let (mut files, mut opened, mut file_of) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        for (tensor, name) in index.weight_map {
+            let number = match opened.get(&name) {
+                Some(&number) => number,
+                None if Path::new(&name).file_name().is_none_or(|file| file != name.as_str()) => {
+                    return Err(Error::format(
+                        &path,
+                        format!("`{name}` is not the name of a file beside it"),
+                    ));
+                }
+                None => {
+                    files.push(MappedFile::open(&dir.join(&name))?);
+                    opened.insert(name.clone(), files.len() - 1);
+                    files.len() - 1
+                }
+            };
+            if files[number].metadata.info(&tensor).is_none() {
+                return Err(Error::format(
+                    &path,
+                    format!("`{tensor}` is not in {name}, where the index puts it"),
+                ));
+            }
+            file_of.insert(tensor, number);
+        }
+        let listed = |number: usize, name: &str| file_of.get(name) == Some(&number);
+        let stray = files
+            .iter()
+            .enumerate()
+            .find_map(|(number, file)| file.names().find(|name| !listed(number, name)));
+        match stray {
+            Some(name) => {
+                Err(Error::format(&path, format!("`{name}` is in a file of the index, but not in the index")))
+            }
+            None => Ok(Self { path, files, file_of }),
+        }
+    }
+
+    /// The file that was opened, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.file_of.keys().map(String::as_str)
+    }
+
+    /// The tensor `name` as it lies in the file.
+    pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        let file = &self.files[*self.file_of.get(name)?];
+        let info = file.metadata.info(name)?;
+        let (begin, end) = info.data_offsets;
+        // The header was checked against the length of the file.
+        TensorView::new(info.dtype, info.shape.clone(), &file.map[file.start + begin..file.start + end]).ok()
+    }
+}
+
+impl MappedFile {
+    fn open(path: &Path) -> Result<Self> {
+        let io = |source| Error::io(path, source);
+        let file = File::open(path).map_err(io)?;
+        #[expect(unsafe_code, reason = "a memory map is a promise about other processes")]
+        // SAFETY: the map is read only and private to this value; as with every reader of checkpoints, nobody may
+        // shorten the file meanwhile.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let (length, metadata) = safetensors::SafeTensors::read_metadata(&map).map_err(|error| {
+            Error::format(path, format!("not a whole safetensors file ({error}); fetch or write it again"))
+        })?;
+        Ok(Self { map, metadata, start: size_of::<u64>() + length })
+    }
+
+    fn names(&self) -> impl Iterator<Item = String> {
+        self.metadata.offset_keys().into_iter()
+    }
+}
+
+/// The values of a tensor in f32; `None` for types other than f32, f16 and bf16.
+pub fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let bytes = view.data();
+    Some(match view.dtype() {
+        Dtype::F32 => decode(bytes, f32::from_le_bytes),
+        Dtype::F16 => decode(bytes, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => decode(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+        _ => return None,
+    })
+}
+
+/// The same for a matrix `[rows, columns]`, transposed to `[columns, rows]` on the way.
+pub fn to_f32_transposed(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let (bytes, &[rows, columns]) = (view.data(), view.shape()) else { return None };
+    Some(match view.dtype() {
+        Dtype::F32 => transpose(rows, columns, at(bytes, f32::from_le_bytes)),
+        Dtype::F16 => transpose(rows, columns, at(bytes, |b| f16::from_le_bytes(b).to_f32())),
+        Dtype::BF16 => transpose(rows, columns, at(bytes, |b| bf16::from_le_bytes(b).to_f32())),
+        _ => return None,
+    })
+}
+
+/// A weight as burn holds it, `[d_in, d_out]`, in the orientation of Hugging Face, `[d_out, d_in]`.
+pub fn weight_to_file(weight: TensorData) -> TensorData {
+    let [rows, columns] = [weight.shape[0], weight.shape[1]];
+    let values: Vec<f32> = weight.iter().collect();
+    TensorData::new(transpose(rows, columns, |i| values[i]), [columns, rows])
+}
+
+/// The bytes of f32 values as f16 or bf16; in any other case as f32.
+pub fn encode(values: &TensorData, dtype: Dtype) -> Vec<u8> {
+    let values = values.iter::<f32>();
+    match dtype {
+        Dtype::F16 => values.flat_map(|value| f16::from_f32(value).to_le_bytes()).collect(),
+        Dtype::BF16 => values.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect(),
+        _ => values.flat_map(f32::to_le_bytes).collect(),
+    }
+}
+
+fn decode<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|&chunk| value(chunk)).collect()
+}
+
+/// The value at an index of little-endian bytes.
+fn at<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> impl Fn(usize) -> f32 {
+    let chunks = bytes.as_chunks().0;
+    move |index| value(chunks[index])
+}
+
+/// Transposes `[rows, columns]` in blocks; `value` reads the matrix row by row.
+fn transpose(rows: usize, columns: usize, value: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
+    let mut out = vec![0.0; rows * columns];
+    if out.is_empty() {
+        return out;
+    }
+    out.par_chunks_mut(BLOCK * rows).enumerate().for_each(|(block, out)| {
+        let first = block * BLOCK;
+        for from in (0..rows).step_by(BLOCK) {
+            for (column, out) in out.chunks_exact_mut(rows).enumerate() {
+                for row in from..rows.min(from + BLOCK) {
+                    out[row] = value(row * columns + first + column);
+                }
+            }
+        }
+    });
+    out
+}

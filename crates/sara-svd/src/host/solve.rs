@@ -1,0 +1,134 @@
+use faer::linalg::matmul::{matmul, triangular};
+use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
+
+use super::{Factors, Scaled};
+use crate::Error;
+
+/// Smallest ratio of the Gram matrix's extreme eigenvalues that the Gram path accepts.
+///
+/// An eigenvalue carries an error of about `f64::EPSILON` times the largest, so at this ratio (a condition
+/// number of 1e5) the smallest singular value is still good to 1e-6 of itself and 1e-11 of the largest, and
+/// the raw columns of `u` are orthogonal to 1e-5, of which one Newton-Schulz step leaves 1e-10.
+const GRAM_FLOOR: f64 = 1e-10;
+
+/// Largest relative difference between the sum of squares of the entries and of the singular values.
+///
+/// Rounding leaves 1e-12 at the largest shapes. A solver that lost or invented a singular value is off by
+/// that value's own share of the sum.
+const SQUARED_NORM_TOLERANCE: f64 = 1e-10;
+
+/// `tall = p diag(s) q^T`.
+struct Solution {
+    p: Mat<f64>,
+    s: Vec<f64>,
+    q: Mat<f64>,
+}
+
+impl Scaled {
+    pub(crate) fn singular_values(&self) -> Result<Vec<f64>, Error> {
+        if self.rank_limit() == 0 {
+            return Ok(Vec::new());
+        }
+        let direct = || self.tall().singular_values().ok().filter(|s| self.accepts(s));
+        let s = self.gram_values().or_else(direct).ok_or(self.not_converged())?;
+        self.unscale(s)
+    }
+
+    pub(crate) fn svd(&self) -> Result<Factors, Error> {
+        if self.rank_limit() == 0 {
+            return Ok(Factors { u: Vec::new(), s: Vec::new(), vt: Vec::new() });
+        }
+        let direct = || direct_svd(self.tall()).filter(|solution| self.accepts(&solution.s));
+        let Solution { p: mut u, s, q: mut v } =
+            self.gram_svd().or_else(direct).ok_or(self.not_converged())?;
+        if self.is_wide() {
+            std::mem::swap(&mut u, &mut v);
+        }
+        fix_signs(&mut u, &mut v);
+        Ok(Factors { u: row_major(u.as_ref()), s: self.unscale(s)?, vt: row_major(v.transpose()) })
+    }
+
+    /// Lower triangle of `a^T a`; only for input whose squares f64 holds exactly.
+    fn gram(&self) -> Option<Mat<f64>> {
+        if 2 * self.precision > f64::MANTISSA_DIGITS {
+            return None;
+        }
+        let a = self.tall();
+        let mut gram = Mat::zeros(a.ncols(), a.ncols());
+        triangular::matmul(
+            &mut gram,
+            triangular::BlockStructure::TriangularLower,
+            Accum::Replace,
+            a.transpose(),
+            triangular::BlockStructure::Rectangular,
+            a,
+            triangular::BlockStructure::Rectangular,
+            1.0,
+            get_global_parallelism(),
+        );
+        Some(gram)
+    }
+
+    /// `None` where the Gram matrix is too ill-conditioned to tell the small singular values.
+    fn gram_values(&self) -> Option<Vec<f64>> {
+        let ascending = self.gram()?.self_adjoint_eigenvalues(Side::Lower).ok()?;
+        self.square_roots(ascending.into_iter())
+    }
+
+    fn gram_svd(&self) -> Option<Solution> {
+        let eigen = self.gram()?.self_adjoint_eigen(Side::Lower).ok()?;
+        let s = self.square_roots(eigen.S().column_vector().iter().copied())?;
+        let q = eigen.U().reverse_cols().to_owned();
+        let mut p = self.tall() * &q;
+        for column in p.col_iter_mut() {
+            let norm = column.norm_l2();
+            column.iter_mut().for_each(|x| *x /= norm);
+        }
+        Some(Solution { p: newton_schulz(&p), s, q })
+    }
+
+    /// Singular values from the ascending eigenvalues of the Gram matrix, if they can be trusted.
+    fn square_roots(&self, ascending: impl DoubleEndedIterator<Item = f64>) -> Option<Vec<f64>> {
+        let s: Vec<f64> = ascending.rev().map(f64::sqrt).collect();
+        let (first, last) = (s.first()?, s.last()?);
+        // A negative eigenvalue became NaN, which fails the comparison as it should.
+        (last * last > GRAM_FLOOR * first * first && self.accepts(&s)).then_some(s)
+    }
+
+    fn not_converged(&self) -> Error {
+        Error::NotConverged { rows: self.rows, columns: self.columns }
+    }
+
+    /// Whether `s` is descending and has the sum of squares of the matrix.
+    fn accepts(&self, s: &[f64]) -> bool {
+        let (expected, found) = (self.squared_norm(), s.iter().map(|x| x * x).sum::<f64>());
+        s.is_sorted_by(|x, y| x >= y) && (found - expected).abs() <= SQUARED_NORM_TOLERANCE * expected
+    }
+}
+
+fn direct_svd(a: MatRef<'_, f64>) -> Option<Solution> {
+    let svd = a.thin_svd().ok()?;
+    let s = svd.S().column_vector().iter().copied().collect();
+    Some(Solution { p: svd.U().to_owned(), s, q: svd.V().to_owned() })
+}
+
+/// One Newton-Schulz step `p (3 - p^T p) / 2`, which squares the distance of `p` from orthonormal columns.
+fn newton_schulz(p: &Mat<f64>) -> Mat<f64> {
+    let mut step = Mat::from_fn(p.ncols(), p.ncols(), |i, j| if i == j { 1.5 } else { 0.0 });
+    matmul(&mut step, Accum::Add, p.transpose(), p, -0.5, get_global_parallelism());
+    p * step
+}
+
+/// Makes the first entry of largest modulus in each column of `u` positive.
+fn fix_signs(u: &mut Mat<f64>, v: &mut Mat<f64>) {
+    for (u, v) in u.col_iter_mut().zip(v.col_iter_mut()) {
+        let largest = u.as_ref().iter().fold(0.0_f64, |best, &x| if x.abs() > best.abs() { x } else { best });
+        if largest < 0.0 {
+            u.iter_mut().chain(v.iter_mut()).for_each(|x| *x = -*x);
+        }
+    }
+}
+
+fn row_major(a: MatRef<'_, f64>) -> Vec<f64> {
+    a.row_iter().flat_map(|row| row.iter().copied()).collect()
+}
