@@ -143,7 +143,13 @@ impl<B: Backend> Adapted<B> {
 /// The answer of a head whose classes nobody named.
 fn numbered(stored: &StoredAdapter) -> Answer {
     // The last layer's bias has one value for each label; it is the shortest of the head's biases.
-    let labels = stored.head.values().filter(|data| data.shape.len() == 1).map(|data| data.shape[0]).min().unwrap_or(1);
+    let labels = stored
+        .head
+        .values()
+        .filter(|data| data.shape.len() == 1)
+        .map(|data| data.shape[0])
+        .min()
+        .unwrap_or(1);
     match labels {
         1 => Answer { task: Task::Regress, classes: Vec::new() },
         n => Answer { task: Task::Classify, classes: (0..n).map(|class| class.to_string()).collect() },

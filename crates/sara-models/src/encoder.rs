@@ -105,7 +105,7 @@ impl<B: Backend> Encoder<B> {
         }
         for (target, (_, linear)) in self.config.linears().iter().zip(self.linears()) {
             let path = target.name.split_once('.').map_or(target.name.as_str(), |(_, path)| path);
-            tensors.insert(format!("{path}.weight"), weight_to_file(linear.weight.val().into_data()));
+            tensors.insert(format!("{path}.weight"), weight_to_file(&linear.weight.val().into_data()));
             if let Some(bias) = &linear.bias {
                 tensors.insert(format!("{path}.bias"), bias.val().into_data());
             }

@@ -17,8 +17,14 @@ use crate::pretrained::Checkpoint;
 ///
 /// # Errors
 /// None in practice: the answer is plain data.
-pub fn manifest(checkpoint: &Checkpoint, method: &MethodConfig, plan: &RankPlan, answer: &Answer) -> Result<Manifest> {
-    let task = serde_json::to_value(answer).map_err(|error| sara_core::Error::format(&checkpoint.dir, error))?;
+pub fn manifest(
+    checkpoint: &Checkpoint,
+    method: &MethodConfig,
+    plan: &RankPlan,
+    answer: &Answer,
+) -> Result<Manifest> {
+    let task =
+        serde_json::to_value(answer).map_err(|error| sara_core::Error::format(&checkpoint.dir, error))?;
     Ok(Manifest {
         format: FORMAT,
         base: name_of(&checkpoint.dir),

@@ -39,3 +39,14 @@ pub fn ranks_svg(path: &Path, sites: &[SiteRank<'_>]) -> Result<()> {
 pub fn spectra_svg(path: &Path, sites: &[SiteSpectrum<'_>]) -> Result<()> {
     atomic_write(path, spectra(sites).as_bytes())
 }
+
+/// Each of the names once, in the order in which they come first.
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut seen = Vec::new();
+    for name in names {
+        if !seen.contains(&name) {
+            seen.push(name);
+        }
+    }
+    seen
+}

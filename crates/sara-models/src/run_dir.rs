@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::backend::Backend;
 use sara_core::parameters::{Tensors, collect};
-use sara_core::store::{Manifest, StoredAdapter, read_safetensors, replace_dir, write_file, write_safetensors};
+use sara_core::store::{
+    Manifest, StoredAdapter, read_safetensors, replace_dir, write_file, write_safetensors,
+};
 use sara_core::{AnyAdapter, Figure};
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +75,8 @@ impl RunDir {
             .map_err(|_| Error::NothingToResume { path: path.to_owned() })?;
         if let Some((was, is)) =
             described.lines().zip(run_toml.lines()).find(|(was, is)| was != is).or_else(|| {
-                (described.lines().count() != run_toml.lines().count()).then_some(("", "another number of keys"))
+                (described.lines().count() != run_toml.lines().count())
+                    .then_some(("", "another number of keys"))
             })
         {
             return Err(Error::OtherRun { path: path.to_owned(), was: was.to_owned(), is: is.to_owned() });
@@ -133,21 +136,30 @@ impl RunDir {
     pub fn draw(&self, ranks: &[(sara_core::Site, String, usize)]) -> Result<()> {
         let path = self.path.join(METRICS);
         let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let records: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let records: Vec<serde_json::Value> =
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let points = |value: &dyn Fn(&serde_json::Value) -> Option<f64>| -> Vec<Point> {
             records
                 .iter()
-                .filter_map(|record| Some(Point { step: record["step"].as_u64()? as usize, value: value(record)? }))
+                .filter_map(|record| {
+                    Some(Point { step: record["step"].as_u64()? as usize, value: value(record)? })
+                })
                 .collect()
         };
         let train = points(&|record| record["loss"].as_f64());
         let valid = points(&|record| record["valid"]["loss"].as_f64());
-        let (accuracy, pearson) =
-            (points(&|record| record["valid"]["accuracy"].as_f64()), points(&|record| record["valid"]["pearson"].as_f64()));
+        let (accuracy, pearson) = (
+            points(&|record| record["valid"]["accuracy"].as_f64()),
+            points(&|record| record["valid"]["pearson"].as_f64()),
+        );
         let (name, metric) = if accuracy.is_empty() { ("pearson", pearson) } else { ("accuracy", accuracy) };
-        let title = self.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let title =
+            self.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let metric = (!metric.is_empty()).then_some(Metric { name, points: &metric });
-        loss_svg(&self.path.join("loss.svg"), &Curves { title: &title, train: &train, valid: &valid, metric })?;
+        loss_svg(
+            &self.path.join("loss.svg"),
+            &Curves { title: &title, train: &train, valid: &valid, metric },
+        )?;
         let roles: Vec<String> = ranks.iter().map(|(site, ..)| site.role.to_string()).collect();
         let sites: Vec<SiteRank<'_>> = ranks
             .iter()
@@ -163,7 +175,8 @@ fn read_state(dir: &Path) -> Result<State> {
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
     let StateFile { step, best } =
         serde_json::from_str(&text).map_err(|error| sara_core::Error::format(&path, error))?;
-    let (trained, optimizer) = (read_safetensors(&dir.join(TRAINED))?, read_safetensors(&dir.join(OPTIMIZER))?);
+    let (trained, optimizer) =
+        (read_safetensors(&dir.join(TRAINED))?, read_safetensors(&dir.join(OPTIMIZER))?);
     Ok(State { step, best, trained, optimizer })
 }
 
@@ -178,7 +191,8 @@ pub struct RunJournal {
 impl RunJournal {
     fn line(&mut self, record: &impl Serialize) -> Result<()> {
         let path = self.dir.path.join(METRICS);
-        let mut line = serde_json::to_string(record).map_err(|error| sara_core::Error::format(&path, error))?;
+        let mut line =
+            serde_json::to_string(record).map_err(|error| sara_core::Error::format(&path, error))?;
         line.push('\n');
         self.metrics.write_all(line.as_bytes()).map_err(Error::io(&path))
     }
@@ -215,7 +229,8 @@ impl<B: Backend> Journal<B, AnyAdapter<B>> for RunJournal {
             write_safetensors(&dir.join(TRAINED), &state.trained, &[])?;
             write_safetensors(&dir.join(OPTIMIZER), &state.optimizer, &[])?;
             let file = StateFile { step: state.step, best: state.best.clone() };
-            let text = serde_json::to_vec_pretty(&file).map_err(|error| sara_core::Error::format(&dest, error))?;
+            let text =
+                serde_json::to_vec_pretty(&file).map_err(|error| sara_core::Error::format(&dest, error))?;
             write_file(&dir.join(STATE), &text)
         })?;
         let all = self.dir.checkpoints()?;
@@ -229,7 +244,8 @@ impl<B: Backend> Journal<B, AnyAdapter<B>> for RunJournal {
 /// The rank at each planned site: what the method reports at the end, else what was planned.
 pub fn final_ranks(manifest: &Manifest, figures: &[Figure]) -> Vec<(sara_core::Site, String, usize)> {
     let rank = |planned: &sara_core::Planned| {
-        let reported = figures.iter().find(|figure| figure.site == planned.target.site && figure.name == "rank");
+        let reported =
+            figures.iter().find(|figure| figure.site == planned.target.site && figure.name == "rank");
         let rank = reported.map_or(planned.rank, |figure| figure.value as usize);
         (planned.target.site, planned.target.name.clone(), rank)
     };

@@ -193,7 +193,11 @@ impl Timetable {
         Self {
             batch_size: NonZeroUsize::new(optimizer.batch_size).unwrap_or(NonZeroUsize::MIN),
             accumulate: optimizer.accumulate.max(1),
-            order: if options.shuffle { OrderOfEpochs::Shuffled(options.seed) } else { OrderOfEpochs::AsRead },
+            order: if options.shuffle {
+                OrderOfEpochs::Shuffled(options.seed)
+            } else {
+                OrderOfEpochs::AsRead
+            },
             epoch_steps: optimizer.steps_per_epoch(lengths.len()),
             total: optimizer.total_steps(lengths.len()),
             lengths,

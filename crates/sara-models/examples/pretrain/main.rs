@@ -129,9 +129,12 @@ fn write_tokenizer(corpus: &[String], dir: &Path) -> Result<usize> {
     write_file(&dir.join("tokenizer.json"), text.as_bytes())?;
     write_file(
         &dir.join("tokenizer_config.json"),
-        format!("{:#}\n", json!({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64,
+        format!(
+            "{:#}\n",
+            json!({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64,
             "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>",
-            "mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}))
+            "mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"})
+        )
         .as_bytes(),
     )?;
     Ok(tokens.len())
@@ -185,7 +188,9 @@ fn write_first_values(vocabulary: usize, seed: u64, dir: &Path) -> Result<()> {
     };
     let constant = |value: f32, size: usize| TensorData::new(vec![value; size], [size]);
     let mut tensors = Tensors::new();
-    for (name, rows) in [("word", vocabulary), ("position", config.max_positions), ("token_type", config.type_vocab)] {
+    for (name, rows) in
+        [("word", vocabulary), ("position", config.max_positions), ("token_type", config.type_vocab)]
+    {
         let name = format!("embeddings.{name}_embeddings.weight");
         tensors.insert(name.clone(), normal(&name, [rows, hidden]));
     }
@@ -228,7 +233,8 @@ fn pretrain(mut model: Encoder<B>, items: &[Item], vocabulary: usize, args: &Arg
         }
         let rows = order.pop().context("the corpus is empty")?;
         let mut batch = collate(&rows.iter().map(|&row| &items[row]).collect::<Vec<_>>(), PAD);
-        let (places, words) = hide(&mut batch.ids, vocabulary, &mut Seed(args.seed).rng(&format!("mask/{step}")));
+        let (places, words) =
+            hide(&mut batch.ids, vocabulary, &mut Seed(args.seed).rng(&format!("mask/{step}")));
         let guessed = places.len();
         let inputs = Inputs::of_batch(model.config(), batch, &FlexDevice)?;
         let hidden = model.forward(&inputs, &None::<AnyAdapter<B>>, &Pass::training(None));
@@ -246,7 +252,12 @@ fn pretrain(mut model: Encoder<B>, items: &[Item], vocabulary: usize, args: &Arg
         let smoothed = mean.map_or(value, |mean: f64| 0.98 * mean + 0.02 * value);
         mean = Some(smoothed);
         if step % 100 == 99 {
-            println!("step {}/{}  loss {smoothed:.4}  {:.0} s", step + 1, args.steps, started.elapsed().as_secs_f64());
+            println!(
+                "step {}/{}  loss {smoothed:.4}  {:.0} s",
+                step + 1,
+                args.steps,
+                started.elapsed().as_secs_f64()
+            );
         }
     }
     Ok(model)

@@ -90,7 +90,9 @@ fn json_label(label: Value, task: Task) -> Line<Option<Label>> {
         (Task::Classify, Value::String(name)) => Ok(Some(Label::Name(name))),
         (Task::Classify, Value::Number(number)) => index(&number.to_string()).map(Some),
         (Task::Regress, Value::Number(number)) => value(&number.to_string()).map(Some),
-        (Task::Classify, other) => Err(format!("label {other} is neither a class's name nor its index; write a string or a whole number")),
+        (Task::Classify, other) => Err(format!(
+            "label {other} is neither a class's name nor its index; write a string or a whole number"
+        )),
         (Task::Regress, other) => Err(not_a_value(&other.to_string())),
     }
 }
@@ -127,7 +129,7 @@ fn not_a_value(label: &str) -> String {
 
 fn unknown(kind: &str, word: &str) -> String {
     let meant = nearest(word, &KEYS).unwrap_or_default();
-    format!("unknown {kind} `{word}`; did you mean `{meant}`? Known are {}", KEYS.join(", "))
+    format!("unknown {kind} `{word}`, the nearest is `{meant}`; known here: {}", KEYS.join(", "))
 }
 
 /// How a table separates its fields.
@@ -212,7 +214,9 @@ fn record(content: &str, kind: Table) -> Line<(Vec<String>, &str)> {
             None if next.is_empty() => Ok((fields, next)),
             None => {
                 let number = fields.len();
-                Err(format!("field {number} goes on after its closing quote; write each quote inside it twice"))
+                Err(format!(
+                    "field {number} goes on after its closing quote; write each quote inside it twice"
+                ))
             }
         };
     }

@@ -10,7 +10,7 @@ const GRID: &str = "#e4e7eb";
 
 /// From the smallest to the largest of something ordered: light to dark, readable without colour vision.
 const SCALE: [[f64; 3]; 5] = [
-    [222.0, 237.0, 247.0],
+    [196.0, 223.0, 240.0],
     [146.0, 197.0, 222.0],
     [67.0, 147.0, 195.0],
     [33.0, 102.0, 172.0],
@@ -104,9 +104,10 @@ impl Canvas {
     }
 
     /// A point with a white rim, which keeps it apart from curves below it.
-    pub(super) fn dot(&mut self, (x, y): (f64, f64), fill: &str) {
+    pub(super) fn dot(&mut self, (x, y): (f64, f64), radius: f64, fill: &str) {
         self.push(format_args!(
-            r##"<circle cx="{x:.1}" cy="{y:.1}" r="3.5" fill="{fill}" stroke="#ffffff"/>"##
+            r##"<circle cx="{x:.1}" cy="{y:.1}" r="{radius}" fill="{fill}" stroke="#ffffff" stroke-width="{:.1}"/>"##,
+            radius / 5.0
         ));
     }
 
@@ -144,6 +145,8 @@ pub(super) struct Axes {
 #[derive(Clone, Copy)]
 pub(super) enum Range {
     Linear(f64, f64),
+    /// Linear, with ticks at whole numbers alone.
+    Whole(f64, f64),
     /// Decimal logarithm; both ends are positive.
     Logarithmic(f64, f64),
 }
@@ -156,7 +159,7 @@ impl Axes {
             canvas.line((x, self.top), (x, self.bottom), GRID);
             canvas.text(x, self.bottom + 16.0, 11.0, Anchor::Middle, MUTED, &name);
         }
-        for (value, name) in self.y.ticks((self.bottom - self.top) / 40.0) {
+        for (value, name) in self.y.ticks((self.bottom - self.top) / 26.0) {
             let y = self.place_y(value);
             canvas.line((self.left, y), (self.right, y), GRID);
             canvas.text(self.left - 7.0, y + 4.0, 11.0, Anchor::End, MUTED, &name);
@@ -188,9 +191,16 @@ impl Range {
         Self::Linear(if low >= 0.0 { (low - air).max(0.0) } else { low - air }, high + air)
     }
 
+    /// From the smallest to the largest whole number, and never empty.
+    pub(super) fn whole(values: impl Iterator<Item = usize> + Clone) -> Self {
+        let low = values.clone().min().unwrap_or(0);
+        let high = values.max().unwrap_or(0);
+        Self::Whole(low as f64, high.max(low + 1) as f64)
+    }
+
     fn share(self, value: f64) -> f64 {
         match self {
-            Self::Linear(low, high) => (value - low) / (high - low),
+            Self::Linear(low, high) | Self::Whole(low, high) => (value - low) / (high - low),
             Self::Logarithmic(low, high) => (value / low).ln() / (high / low).ln(),
         }
     }
@@ -198,8 +208,9 @@ impl Range {
     /// At most about `wanted` round values in the range, with their names.
     fn ticks(self, wanted: f64) -> Vec<(f64, String)> {
         match self {
-            Self::Linear(low, high) => {
-                let step = round_step((high - low) / wanted.max(1.0));
+            Self::Linear(low, high) | Self::Whole(low, high) => {
+                let least = if matches!(self, Self::Whole(..)) { 1.0 } else { 0.0 };
+                let step = round_step(((high - low) / wanted.max(1.0)).max(least));
                 let decimals = (-step.log10().floor()).max(0.0) as usize;
                 let first = (low / step).ceil() as i64;
                 let last = (high / step + 1e-9).floor() as i64;

@@ -11,8 +11,8 @@ const VALID: &str = "#d1570c";
 const METRIC: &str = "#2b7a3d";
 /// More points than this are averaged before drawing: the picture has no more columns.
 const MOST_POINTS: usize = 1500;
-/// The smoothed line averages this part of the points around each one.
-const SMOOTHING: usize = 25;
+/// The smoothed line reaches over one part of this many of the points to either side.
+const PARTS: usize = 50;
 
 /// One value of a curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,7 +49,7 @@ pub struct Curves<'a> {
 pub fn loss(curves: &Curves<'_>) -> String {
     let metric = curves.metric.filter(|metric| !metric.points.is_empty());
     let every = curves.train.iter().chain(curves.valid).chain(metric.iter().flat_map(|metric| metric.points));
-    let steps = Range::around(every.map(|point| point.step as f64));
+    let steps = Range::whole(every.map(|point| point.step));
     let losses = Range::around(curves.train.iter().chain(curves.valid).map(|point| point.value));
     let bottom = if metric.is_some() { 300.0 } else { 444.0 };
     let axes = Axes { left: LEFT, right: RIGHT, top: 84.0, bottom, x: steps, y: losses };
@@ -65,10 +65,11 @@ pub fn loss(curves: &Curves<'_>) -> String {
             if per_point > 1 { format!("training, mean of {per_point}") } else { "training".to_owned() };
         draw(&mut canvas, &axes, &train, TRAIN_RAW, 1.0);
         legend.add(&mut canvas, TRAIN_RAW, &name);
-        let window = train.len() / SMOOTHING;
-        if window > 1 {
-            draw(&mut canvas, &axes, &smoothed(&train, window), TRAIN, 2.0);
-            legend.add(&mut canvas, TRAIN, &format!("training, mean of {}", window * per_point));
+        let reach = train.len() / PARTS;
+        if reach > 0 {
+            draw(&mut canvas, &axes, &smoothed(&train, reach), TRAIN, 2.0);
+            let steps = (2 * reach + 1) * per_point;
+            legend.add(&mut canvas, TRAIN, &format!("training, mean of {steps}"));
         }
     }
     if !curves.valid.is_empty() {
@@ -121,7 +122,7 @@ fn draw(canvas: &mut Canvas, axes: &Axes, points: &[Point], stroke: &str, width:
 fn draw_dotted(canvas: &mut Canvas, axes: &Axes, points: &[Point], stroke: &str) {
     draw(canvas, axes, points, stroke, 1.5);
     for point in points.iter().filter(|point| point.value.is_finite()) {
-        canvas.dot(axes.place(point.step as f64, point.value), stroke);
+        canvas.dot(axes.place(point.step as f64, point.value), 3.5, stroke);
     }
 }
 
@@ -135,13 +136,13 @@ fn averaged(points: &[Point]) -> (Vec<Point>, usize) {
     (points.chunks(per_point).map(mean).collect(), per_point)
 }
 
-/// The mean of the `window` finite values around each point, fewer at both ends.
-fn smoothed(points: &[Point], window: usize) -> Vec<Point> {
+/// The mean of the finite values within `reach` of each point, near both ends within less.
+fn smoothed(points: &[Point], reach: usize) -> Vec<Point> {
     let around = |(index, point): (usize, &Point)| {
-        let reach = (window / 2).min(index).min(points.len() - 1 - index);
-        let near =
-            points[index - reach..=index + reach].iter().map(|point| point.value).filter(|v| v.is_finite());
-        let (sum, count) = near.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+        let reach = reach.min(index).min(points.len() - 1 - index);
+        let near = points[index - reach..=index + reach].iter().map(|point| point.value);
+        let (sum, count) =
+            near.filter(|v| v.is_finite()).fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
         Point { step: point.step, value: sum / count }
     };
     points.iter().enumerate().map(around).collect()

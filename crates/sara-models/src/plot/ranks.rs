@@ -1,6 +1,7 @@
 //! Rank by layer and role.
 
 use super::canvas::{Anchor, Canvas, INK, MUTED, WIDTH, shade, text_width};
+use super::distinct;
 
 const TOP: f64 = 84.0;
 /// Cells are not larger than this, however few there are.
@@ -11,7 +12,7 @@ const RIGHT: f64 = WIDTH - 96.0;
 /// Numbers in smaller type than this are left out.
 const SMALLEST_TYPE: f64 = 7.0;
 /// Dark colours of the scale, from here on, carry white numbers.
-const DARK: f64 = 0.45;
+const DARK: f64 = 0.55;
 const NO_ADAPTER: &str = "#f1f3f5";
 
 /// The rank of one adapted site.
@@ -29,12 +30,7 @@ pub struct SiteRank<'a> {
 
 /// Draws one row of cells per role and one column per layer, darker for a higher rank.
 pub fn ranks(sites: &[SiteRank<'_>]) -> String {
-    let mut roles = Vec::new();
-    for site in sites {
-        if !roles.contains(&site.role) {
-            roles.push(site.role);
-        }
-    }
+    let roles = distinct(sites.iter().map(|site| site.role));
     let first = sites.iter().map(|site| site.layer).min().unwrap_or(0);
     let layers = sites.iter().map(|site| site.layer + 1 - first).max().unwrap_or(0);
     let low = sites.iter().map(|site| site.rank).min().unwrap_or(0);

@@ -1,6 +1,7 @@
 //! Singular values of the adapted weights.
 
 use super::canvas::{Anchor, Axes, Canvas, INK, Range, WIDTH, shade};
+use super::distinct;
 
 const HEIGHT: f64 = 500.0;
 const LEFT: f64 = 64.0;
@@ -9,8 +10,9 @@ const TOP: f64 = 88.0;
 const BOTTOM: f64 = 444.0;
 /// Between two panels: the numbers of the axes stand there.
 const GAP: f64 = 46.0;
-/// Layers start at this shade, so that the first is visible on white.
-const LIGHTEST: f64 = 0.25;
+/// Small and of one colour, for there may be one for each layer.
+const DOT: f64 = 2.2;
+const CHOSEN: &str = "#d1570c";
 
 /// The singular values of one weight.
 #[derive(Debug, Clone, Copy)]
@@ -27,12 +29,7 @@ pub struct SiteSpectrum<'a> {
 
 /// Draws one panel per role: each singular value over the largest, with a dot at the chosen rank.
 pub fn spectra(sites: &[SiteSpectrum<'_>]) -> String {
-    let mut roles = Vec::new();
-    for site in sites {
-        if !roles.contains(&site.role) {
-            roles.push(site.role);
-        }
-    }
+    let roles = distinct(sites.iter().map(|site| site.role));
     let columns = (roles.len() as f64).sqrt().ceil().max(1.0);
     let rows = (roles.len() as f64 / columns).ceil().max(1.0);
     let width = (RIGHT - LEFT - GAP * (columns - 1.0)) / columns;
@@ -61,14 +58,14 @@ pub fn spectra(sites: &[SiteSpectrum<'_>]) -> String {
         for site in sites.iter().filter(|site| site.role == *role) {
             let Some(curve) = curve(&axes, site.values) else { continue };
             let position = (site.layer - first) as f64 / (last - first).max(1) as f64;
-            let stroke = shade(LIGHTEST + (1.0 - LIGHTEST) * position);
+            let stroke = shade(position);
             if let Some(&place) = site.rank.checked_sub(1).and_then(|index| curve.get(index)) {
-                dots.push((place, stroke.clone()));
+                dots.push(place);
             }
             canvas.curve(thinned(&curve), &stroke, 1.2);
         }
-        for (place, fill) in dots {
-            canvas.dot(place, &fill);
+        for place in dots {
+            canvas.dot(place, DOT, CHOSEN);
         }
     }
     canvas.text(f64::midpoint(LEFT, RIGHT), 484.0, 12.0, Anchor::Middle, INK, "number of the singular value");

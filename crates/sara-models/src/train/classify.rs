@@ -104,7 +104,9 @@ where
         let ends_epoch = timetable.ends_epoch(step);
         let due = |every: Option<usize>| every.is_some_and(|n| step.is_multiple_of(n));
         if let Some(valid) = valid
-            && (due(options.eval_every) || options.eval_every.is_none() && ends_epoch || step == timetable.total)
+            && (due(options.eval_every)
+                || options.eval_every.is_none() && ends_epoch
+                || step == timetable.total)
         {
             let metrics = evaluate(&frozen, &trained.valid(), valid, timetable.batch_size)?;
             let figures = trained.adapter.report();

@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use sara_models::data::{
-    Batch, Classes, Dataset, Example, Examples, Item, Label, Lengths, Order, Target, Targets, Task, batches, collate, read,
+    Batch, Classes, Dataset, Example, Examples, Item, Label, Lengths, Order, Target, Targets, Task, batches,
+    collate, read,
 };
 use sara_models::tokenizer::Tokenizer;
 use sara_models::{Error, Result};
@@ -20,9 +21,7 @@ const C: u32 = 6;
 
 /// Words `a` to `e`, BERT's frame around them, and a truncation and padding that must not count.
 fn bert() -> Value {
-    let special = |id: u32, name: &str| {
-        json!({"id": id, "content": name, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false})
-    };
+    let special = |id: u32, name: &str| json!({"id": id, "content": name, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
     let piece = |name: &str, kind: u32| json!({"SpecialToken": {"id": name, "type_id": kind}});
     let text = |id: &str, kind: u32| json!({"Sequence": {"id": id, "type_id": kind}});
     json!({
@@ -73,16 +72,19 @@ fn example(text: &str, text_pair: Option<&str>, label: Option<Label>, line: usiz
     Example { text: text.to_owned(), text_pair: text_pair.map(str::to_owned), label, line }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "an example's label is optional")]
 fn name(name: &str) -> Option<Label> {
     Some(Label::Name(name.to_owned()))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "an example's label is optional")]
 fn index(index: usize) -> Option<Label> {
     Some(Label::Index(index))
 }
 
 fn labelled(labels: impl IntoIterator<Item = Option<Label>>) -> Examples {
-    let list = labels.into_iter().enumerate().map(|(index, label)| example("a b", None, label, index + 2)).collect();
+    let list =
+        labels.into_iter().enumerate().map(|(index, label)| example("a b", None, label, index + 2)).collect();
     Examples { path: PathBuf::from("train.csv"), list }
 }
 
@@ -114,7 +116,8 @@ fn json_lines_keep_text_pair_label_and_line() {
 
 #[test]
 fn csv_knows_quotes_and_counts_lines_by_the_file() {
-    let content = "\u{feff}label,text,text_pair\r\ngood,\"a, \"\"b\"\"\r\nc\",d\r\n7,plain 5\" disk,\r\n,x,y\r\n\r\n";
+    let content =
+        "\u{feff}label,text,text_pair\r\ngood,\"a, \"\"b\"\"\r\nc\",d\r\n7,plain 5\" disk,\r\n,x,y\r\n\r\n";
     let examples = read_as("x.csv", content, Task::Classify).unwrap();
     assert_eq!(
         examples.list,
@@ -129,12 +132,17 @@ fn csv_knows_quotes_and_counts_lines_by_the_file() {
 #[test]
 fn tsv_takes_quotes_as_they_are() {
     let examples = read_as("x.TSV", "text\tlabel\n\"a, b\t1\nc\" d\tgood\n", Task::Classify).unwrap();
-    assert_eq!(examples.list, [example("\"a, b", None, index(1), 2), example("c\" d", None, name("good"), 3)]);
+    assert_eq!(
+        examples.list,
+        [example("\"a, b", None, index(1), 2), example("c\" d", None, name("good"), 3)]
+    );
 }
 
 #[test]
 fn numbers_are_values_when_the_task_is_regress() {
-    let json = read_as("x.jsonl", "{\"text\":\"a\",\"label\":3}\n{\"text\":\"b\",\"label\":-0.5}", Task::Regress).unwrap();
+    let json =
+        read_as("x.jsonl", "{\"text\":\"a\",\"label\":3}\n{\"text\":\"b\",\"label\":-0.5}", Task::Regress)
+            .unwrap();
     let csv = read_as("x.csv", "text,label\na,3\nb,-0.5\n", Task::Regress).unwrap();
     for examples in [json, csv] {
         let labels: Vec<_> = examples.list.into_iter().map(|example| example.label).collect();
@@ -155,9 +163,9 @@ fn a_broken_line_is_named_with_its_number_and_a_remedy() {
     assert_eq!(classify("  "), "x.jsonl, line 2: is empty; remove it");
     assert_eq!(
         classify("{\"text\": \"a\", \"lable\": 1}"),
-        "x.jsonl, line 2: unknown key `lable`; did you mean `label`? Known are text, text_pair, label"
+        "x.jsonl, line 2: unknown key `lable`, the nearest is `label`; known here: text, text_pair, label"
     );
-    assert!(classify("{\"text\": \"a\", \"textpair\": 1}").contains("did you mean `text_pair`?"));
+    assert!(classify("{\"text\": \"a\", \"textpair\": 1}").contains("the nearest is `text_pair`;"));
     assert_eq!(classify("{\"label\": 1}"), "x.jsonl, line 2: has no `text`; add \"text\": \"...\"");
     assert_eq!(classify("{\"text\": 7}"), "x.jsonl, line 2: `text` is 7; write it as a string");
     assert_eq!(
@@ -173,16 +181,26 @@ fn a_broken_line_is_named_with_its_number_and_a_remedy() {
         json("{\"text\": \"a\", \"label\": \"good\"}", Task::Regress),
         "x.jsonl, line 2: label \"good\" is not a finite number; names are for task = \"classify\""
     );
-    assert!(json("{\"text\": \"a\", \"label\": 1e300}", Task::Regress).contains("label 1e300 is not a finite number")
-        || json("{\"text\": \"a\", \"label\": 1e300}", Task::Regress).contains("label 1e+300 is not a finite number"));
+    assert!(
+        json("{\"text\": \"a\", \"label\": 1e300}", Task::Regress)
+            .contains("label 1e300 is not a finite number")
+            || json("{\"text\": \"a\", \"label\": 1e300}", Task::Regress)
+                .contains("label 1e+300 is not a finite number")
+    );
     let bytes = [good.as_bytes(), b"{\"text\": \"\xff\"}"].concat();
-    assert_eq!(message("x.jsonl", bytes, Task::Classify), "x.jsonl, line 2: is not UTF-8; convert the file to UTF-8");
+    assert_eq!(
+        message("x.jsonl", bytes, Task::Classify),
+        "x.jsonl, line 2: is not UTF-8; convert the file to UTF-8"
+    );
 }
 
 #[test]
 fn a_broken_table_is_named_with_its_line_and_a_remedy() {
     let csv = |content: &str| message("x.csv", content, Task::Classify);
-    assert_eq!(csv("text,lable\na,1"), "x.csv, line 1: unknown column `lable`; did you mean `label`? Known are text, text_pair, label");
+    assert_eq!(
+        csv("text,lable\na,1"),
+        "x.csv, line 1: unknown column `lable`, the nearest is `label`; known here: text, text_pair, label"
+    );
     assert_eq!(csv("label\n1"), "x.csv, line 1: has no column `text`; the first line must name the columns");
     assert_eq!(csv("text,text\na,b"), "x.csv, line 1: names the column `text` twice; keep one of them");
     assert_eq!(
@@ -190,7 +208,10 @@ fn a_broken_table_is_named_with_its_line_and_a_remedy() {
         "x.csv, line 4: has 3 fields for 2 columns (text, label); put a field that holds a comma in double quotes"
     );
     assert_eq!(csv("text,label\na,1\n\n\nb,1"), "x.csv, line 3: is empty; remove it");
-    assert_eq!(csv("text,label\na,1\n\"b,1\nc,0\n"), "x.csv, line 3: opens a quote that is never closed; close it");
+    assert_eq!(
+        csv("text,label\na,1\n\"b,1\nc,0\n"),
+        "x.csv, line 3: opens a quote that is never closed; close it"
+    );
     assert_eq!(
         csv("text,label\n\"a\" b,1\n"),
         "x.csv, line 2: field 1 goes on after its closing quote; write each quote inside it twice"
@@ -198,7 +219,10 @@ fn a_broken_table_is_named_with_its_line_and_a_remedy() {
     assert!(csv("text,label\na,1\nb,-1\n").starts_with("x.csv, line 3: label -1 is no class; "));
     let value = |label| message("x.csv", format!("text,label\na,{label}"), Task::Regress);
     for label in ["good", "nan", "inf", "1e300"] {
-        assert_eq!(value(label), format!("x.csv, line 2: label {label} is not a finite number; names are for task = \"classify\""));
+        assert_eq!(
+            value(label),
+            format!("x.csv, line 2: label {label} is not a finite number; names are for task = \"classify\"")
+        );
     }
     assert_eq!(
         message("x.tsv", "text\tlabel\na\tb\t1\n", Task::Classify),
@@ -208,10 +232,22 @@ fn a_broken_table_is_named_with_its_line_and_a_remedy() {
 
 #[test]
 fn a_file_as_a_whole_can_be_wrong() {
-    for (name, content) in [("x.jsonl", ""), ("x.jsonl", "\n\r\n"), ("x.csv", "text,label\n"), ("x.csv", ""), ("x.tsv", "\u{feff}")] {
-        assert_eq!(message(name, content, Task::Classify), format!("{name}: holds no examples; give at least one, one per line"));
+    for (name, content) in [
+        ("x.jsonl", ""),
+        ("x.jsonl", "\n\r\n"),
+        ("x.csv", "text,label\n"),
+        ("x.csv", ""),
+        ("x.tsv", "\u{feff}"),
+    ] {
+        assert_eq!(
+            message(name, content, Task::Classify),
+            format!("{name}: holds no examples; give at least one, one per line")
+        );
     }
-    assert_eq!(message("x.json", "{}", Task::Classify), "x.json: unknown kind of data file; its name must end in .jsonl, .csv or .tsv");
+    assert_eq!(
+        message("x.json", "{}", Task::Classify),
+        "x.json: unknown kind of data file; its name must end in .jsonl, .csv or .tsv"
+    );
     let missing = read(Path::new("nowhere/x.jsonl"), Task::Classify).unwrap_err();
     assert!(matches!(missing, Error::Io { .. }) && missing.to_string().starts_with("nowhere/x.jsonl: "));
 }
@@ -238,16 +274,27 @@ fn classes_of_a_checkpoint_keep_their_order() {
 #[test]
 fn labels_that_are_no_class_are_named_with_their_line() {
     let of_data = |labels: Vec<Option<Label>>| Classes::of_data(&labelled(labels)).unwrap_err().to_string();
-    let indices = |classes: Classes, labels: Vec<Option<Label>>| classes.indices(&labelled(labels)).unwrap_err().to_string();
+    let indices = |classes: Classes, labels: Vec<Option<Label>>| {
+        classes.indices(&labelled(labels)).unwrap_err().to_string()
+    };
     let known = || checkpoint(&["a", "b", "c"]);
-    assert_eq!(indices(known(), vec![name("a"), name("x")]), "train.csv, line 3: label `x` is unknown to the checkpoint; its classes are a, b, c");
-    assert_eq!(indices(known(), vec![index(3)]), "train.csv, line 2: label 3 is unknown to the checkpoint; its classes are a, b, c");
+    assert_eq!(
+        indices(known(), vec![name("a"), name("x")]),
+        "train.csv, line 3: label `x` is unknown to the checkpoint; its classes are a, b, c"
+    );
+    assert_eq!(
+        indices(known(), vec![index(3)]),
+        "train.csv, line 2: label 3 is unknown to the checkpoint; its classes are a, b, c"
+    );
     assert_eq!(
         indices(known(), vec![None, name("a"), index(1)]),
         "train.csv, line 4: labels are names on some lines and indices on others; use one kind throughout"
     );
     let trained = Classes::of_data(&labelled([name("a"), name("b")])).unwrap();
-    assert_eq!(indices(trained, vec![name("c")]), "train.csv, line 2: label `c` is unknown to the training data; its classes are a, b");
+    assert_eq!(
+        indices(trained, vec![name("c")]),
+        "train.csv, line 2: label `c` is unknown to the training data; its classes are a, b"
+    );
     let many: Vec<String> = (0..25).map(|number| format!("n{number}")).collect();
     let message = indices(Classes::of_checkpoint(many), vec![name("x")]);
     assert!(message.ends_with("n18, n19 and 5 more"), "{message}");
@@ -260,10 +307,19 @@ fn labels_that_are_no_class_are_named_with_their_line() {
         of_data(vec![index(1), index(3), index(0), index(3)]),
         "train.csv, line 3: label 3, but no example has label 2; number the classes from 0 without gaps"
     );
-    assert_eq!(of_data(vec![None, None]), "train.csv: none of its 2 examples has a label; add \"label\" to each line");
-    assert_eq!(of_data(vec![name("a"), name("a")]), "train.csv: every label is `a`; a classifier needs examples of two classes or more");
+    assert_eq!(
+        of_data(vec![None, None]),
+        "train.csv: none of its 2 examples has a label; add \"label\" to each line"
+    );
+    assert_eq!(
+        of_data(vec![name("a"), name("a")]),
+        "train.csv: every label is `a`; a classifier needs examples of two classes or more"
+    );
     let value = vec![Some(Label::Value(0.5))];
-    assert_eq!(of_data(value.clone()), "train.csv, line 2: label 0.5 is a value, not a class; read the file for task = \"classify\"");
+    assert_eq!(
+        of_data(value.clone()),
+        "train.csv, line 2: label 0.5 is a value, not a class; read the file for task = \"classify\""
+    );
     assert_eq!(indices(known(), value), of_data(vec![Some(Label::Value(0.5))]));
 }
 
@@ -276,7 +332,10 @@ fn the_tokenizer_frames_texts_and_ignores_the_limits_of_its_file() {
     assert!(!encoded.truncated);
     let pair = tokenizer.encode("a b", Some("c"), 128).unwrap();
     assert_eq!((pair.ids, pair.types), (vec![CLS, A, B, SEP, C, SEP], vec![0, 0, 0, 0, 1, 1]));
-    assert_eq!((tokenizer.vocabulary_size(), tokenizer.largest_id(), tokenizer.pad_id()), (10, 40, Some(PAD)));
+    assert_eq!(
+        (tokenizer.vocabulary_size(), tokenizer.largest_id(), tokenizer.pad_id()),
+        (10, 40, Some(PAD))
+    );
 }
 
 #[test]
@@ -329,7 +388,12 @@ fn a_tokenizer_that_cannot_be_read_says_so_in_one_line() {
 fn a_dataset_keeps_order_drops_the_unlabelled_and_reports() {
     let texts = ["a", "a b c d e", "b", "c d", "e"];
     let labels = [name("good"), name("bad"), None, name("good"), name("good")];
-    let list = texts.iter().zip(labels).enumerate().map(|(index, (text, label))| example(text, None, label, index + 1)).collect();
+    let list = texts
+        .iter()
+        .zip(labels)
+        .enumerate()
+        .map(|(index, (text, label))| example(text, None, label, index + 1))
+        .collect();
     let examples = Examples { path: PathBuf::from("train.jsonl"), list };
     let classes = checkpoint(&["bad", "unused", "good"]);
     let dataset = Dataset::prepare(&examples, &load(&bert()), 5, Targets::Classes(&classes)).unwrap();
@@ -361,8 +425,15 @@ fn values_become_targets_and_prediction_needs_none() {
     let tokenizer = load(&bert());
     let examples = labelled([Some(Label::Value(0.1)), None, Some(Label::Value(3.0))]);
     let dataset = Dataset::prepare(&examples, &tokenizer, 8, Targets::Values).unwrap();
-    assert_eq!(dataset.items.iter().map(|item| item.target).collect::<Vec<_>>(), [0.1, 3.0].map(Target::Value));
-    assert!(dataset.report.to_string().ends_with("\n  values     smallest 0.1000, mean 1.5500, largest 3.0000"), "{}", dataset.report);
+    assert_eq!(
+        dataset.items.iter().map(|item| item.target).collect::<Vec<_>>(),
+        [0.1, 3.0].map(Target::Value)
+    );
+    assert!(
+        dataset.report.to_string().ends_with("\n  values     smallest 0.1000, mean 1.5500, largest 3.0000"),
+        "{}",
+        dataset.report
+    );
 
     let all = Dataset::prepare(&examples, &tokenizer, 8, Targets::Ignored).unwrap();
     assert_eq!(all.items.iter().map(|item| item.target).collect::<Vec<_>>(), [Target::None; 3]);
@@ -378,14 +449,26 @@ fn a_dataset_refuses_empty_texts_and_wrong_labels() {
     };
     for text in ["", " \t", "[PAD] [PAD]"] {
         let list = vec![example("a", None, None, 1), example(text, Some("b"), None, 2)];
-        assert_eq!(prepare(list, Targets::Ignored), "x.jsonl, line 2: the text has no token of its own; write some text or remove the line");
+        assert_eq!(
+            prepare(list, Targets::Ignored),
+            "x.jsonl, line 2: the text has no token of its own; write some text or remove the line"
+        );
     }
     let unknown = Examples { path: PathBuf::from("x.jsonl"), list: vec![example("?", None, None, 1)] };
-    assert!(Dataset::prepare(&unknown, &tokenizer, 8, Targets::Ignored).is_ok(), "an unknown token is a token");
+    assert!(
+        Dataset::prepare(&unknown, &tokenizer, 8, Targets::Ignored).is_ok(),
+        "an unknown token is a token"
+    );
     let classes = checkpoint(&["a", "b"]);
     let without = vec![example("a", None, None, 1)];
-    assert_eq!(prepare(without.clone(), Targets::Classes(&classes)), "x.jsonl: none of its 1 examples has a label; add \"label\" to each line");
-    assert_eq!(prepare(without, Targets::Values), "x.jsonl: none of its 1 examples has a label; add \"label\" to each line");
+    assert_eq!(
+        prepare(without.clone(), Targets::Classes(&classes)),
+        "x.jsonl: none of its 1 examples has a label; add \"label\" to each line"
+    );
+    assert_eq!(
+        prepare(without, Targets::Values),
+        "x.jsonl: none of its 1 examples has a label; add \"label\" to each line"
+    );
     assert_eq!(
         prepare(vec![example("a", None, index(1), 4)], Targets::Values),
         "x.jsonl, line 4: the label is a class, not a value; read the file for task = \"regress\""
@@ -425,10 +508,24 @@ fn order_is_a_function_of_seed_and_epoch() {
     let lengths = lengths(500);
     let shuffled = |seed, epoch| batches(&lengths, size(8), Order::Shuffled { seed, epoch });
     assert_eq!(shuffled(1, 2), shuffled(1, 2));
-    let distinct: BTreeSet<_> = [(1, 2), (2, 1), (1, 3), (0, 0), (1, 0), (0, 1), (1 << 32, 0), (0, 1 << 32)].map(|(s, e)| shuffled(s, e)).into();
+    let distinct: BTreeSet<_> = [(1, 2), (2, 1), (1, 3), (0, 0), (1, 0), (0, 1), (1 << 32, 0), (0, 1 << 32)]
+        .map(|(s, e)| shuffled(s, e))
+        .into();
     assert_eq!(distinct.len(), 8, "every bit of both counts");
-    let same_examples = |batches: Vec<Vec<usize>>| batches.into_iter().map(|mut b| { b.sort_unstable(); b }).collect::<BTreeSet<_>>();
-    assert_ne!(same_examples(shuffled(1, 2)), same_examples(shuffled(1, 3)), "batches are made anew, not only put in another order");
+    let same_examples = |batches: Vec<Vec<usize>>| {
+        batches
+            .into_iter()
+            .map(|mut b| {
+                b.sort_unstable();
+                b
+            })
+            .collect::<BTreeSet<_>>()
+    };
+    assert_ne!(
+        same_examples(shuffled(1, 2)),
+        same_examples(shuffled(1, 3)),
+        "batches are made anew, not only put in another order"
+    );
 }
 
 #[test]
@@ -449,12 +546,17 @@ fn as_read_and_sorted_are_what_they_say() {
 fn shuffled_batches_pad_little_and_come_in_no_order_of_length() {
     let lengths = lengths(2000);
     let shuffled = batches(&lengths, size(8), Order::Shuffled { seed: 0, epoch: 0 });
-    let [as_read, shuffled_waste, sorted] =
-        [batches(&lengths, size(8), Order::AsRead), shuffled.clone(), batches(&lengths, size(8), Order::Sorted)].map(|b| padding(&lengths, &b));
+    let [as_read, shuffled_waste, sorted] = [
+        batches(&lengths, size(8), Order::AsRead),
+        shuffled.clone(),
+        batches(&lengths, size(8), Order::Sorted),
+    ]
+    .map(|b| padding(&lengths, &b));
     // In a bucket of 400 the 97 lengths come about four times each: a batch of 8 spans two or three of them.
     assert!(shuffled_waste * 20 < as_read, "{shuffled_waste} of {as_read}");
     assert!(sorted <= shuffled_waste);
-    let longest: Vec<_> = shuffled.iter().map(|batch| batch.iter().map(|&index| lengths[index]).max().unwrap()).collect();
+    let longest: Vec<_> =
+        shuffled.iter().map(|batch| batch.iter().map(|&index| lengths[index]).max().unwrap()).collect();
     let rises = longest.windows(2).filter(|pair| pair[0] < pair[1]).count();
     assert!((90..160).contains(&rises), "about half of 249 steps rise in a random order: {rises}");
 }
@@ -462,7 +564,10 @@ fn shuffled_batches_pad_little_and_come_in_no_order_of_length() {
 #[test]
 fn collate_pads_on_the_right_to_the_longest() {
     let item = |ids: &[u32], types: &[u32], target| Item { ids: ids.to_vec(), types: types.to_vec(), target };
-    let [short, long] = [item(&[2, 4, 3], &[0, 0, 1], Target::Class(1)), item(&[2, 4, 3, 5, 3], &[0, 0, 0, 1, 1], Target::Class(0))];
+    let [short, long] = [
+        item(&[2, 4, 3], &[0, 0, 1], Target::Class(1)),
+        item(&[2, 4, 3, 5, 3], &[0, 0, 0, 1, 1], Target::Class(0)),
+    ];
     assert_eq!(
         collate(&[&short, &long], 9),
         Batch {

@@ -86,7 +86,9 @@ macro_rules! backend {
 }
 
 fn not_compiled<T>(feature: &str) -> anyhow::Result<T> {
-    bail!("this program was built without the backend {feature}; build it with --features {feature}, or choose another --device")
+    bail!(
+        "this program was built without the backend {feature}; build it with --features {feature}, or choose another --device"
+    )
 }
 
 backend!(cpu, "flex", burn_flex::Flex, burn_flex::FlexDevice);
@@ -153,7 +155,9 @@ pub(crate) mod cuda {
         let device = burn_cuda::CudaDevice::default();
         super::quietly(|| Tensor::<burn_cuda::Cuda<f32, i32>, 1>::ones([1], &device).into_data())
             .map(|_| "cuda:0".to_owned())
-            .ok_or_else(|| anyhow::anyhow!("no CUDA device was found; install NVIDIA's driver or choose --device cpu"))
+            .ok_or_else(|| {
+                anyhow::anyhow!("no CUDA device was found; install NVIDIA's driver or choose --device cpu")
+            })
     }
 
     #[cfg(not(feature = "cuda"))]

@@ -21,7 +21,8 @@ impl Doctor {
         }
         let mut backends = Map::new();
         for &(name, compiled) in COMPILED {
-            let state = if compiled { probe(name) } else { format!("not compiled in; build with --features {name}") };
+            let state =
+                if compiled { probe(name) } else { format!("not compiled in; build with --features {name}") };
             console.say(format!("{name:<11} {state}"));
             backends.insert(name.to_owned(), json!({"compiled": compiled, "state": state}));
         }

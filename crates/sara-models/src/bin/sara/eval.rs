@@ -71,7 +71,10 @@ impl Eval {
         let (data, metrics) = dispatch(device.unwrap_or(Device::Auto), console, &self)?;
         console.say(&data.report);
         for (name, value) in metrics.iter() {
-            console.say(format!("{name:<11} {}", value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))));
+            console.say(format!(
+                "{name:<11} {}",
+                value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))
+            ));
         }
         console.result(&Report { examples: data.items.len(), metrics })
     }

@@ -115,7 +115,8 @@ fn peft(path: &Path) -> anyhow::Result<Report> {
 
 fn run(path: &Path) -> anyhow::Result<Report> {
     let file = path.join("summary.json");
-    let mut facts = vec![fact("state", if file.exists() { "finished" } else { "stopped; `--resume` goes on" })];
+    let mut facts =
+        vec![fact("state", if file.exists() { "finished" } else { "stopped; `--resume` goes on" })];
     if let Ok(text) = std::fs::read_to_string(&file) {
         let summary: serde_json::Map<String, Value> =
             serde_json::from_str(&text).with_context(|| file.display().to_string())?;

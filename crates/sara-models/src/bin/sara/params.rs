@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use sara_core::{MethodConfig, Planned, RankPlan, Target, Targets};
-use sara_models::pretrained::Checkpoint;
 use sara_models::config::EncoderConfig;
+use sara_models::pretrained::Checkpoint;
 use sara_models::run::Device;
 use serde::Serialize;
 
@@ -74,7 +74,8 @@ impl Job for Plan<'_> {
         }
         impl<B: Compute> sara_core::WeightSource<B> for OnDemand<'_, B> {
             fn weight(&mut self, target: &Target) -> sara_core::Result<burn::tensor::Tensor<B, 2>> {
-                let no_weights = |error: sara_models::Error| sara_core::Error::NoWeights { reason: error.to_string() };
+                let no_weights =
+                    |error: sara_models::Error| sara_core::Error::NoWeights { reason: error.to_string() };
                 let checkpoint = match self.opened.take() {
                     Some(checkpoint) => checkpoint,
                     None => Checkpoint::open(self.model).map_err(no_weights)?,

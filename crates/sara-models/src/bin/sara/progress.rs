@@ -88,7 +88,9 @@ impl<B: Backend> Journal<B, AnyAdapter<B>> for Shown {
         let metrics: Vec<String> = record
             .valid
             .iter()
-            .map(|(name, value)| value.map_or_else(|| format!("{name} -"), |value| format!("{name} {value:.4}")))
+            .map(|(name, value)| {
+                value.map_or_else(|| format!("{name} -"), |value| format!("{name} {value:.4}"))
+            })
             .collect();
         let mark = if best.is_some() { "  (best so far)" } else { "" };
         self.say(&format!("step {}  epoch {:.2}  {}{mark}", record.step, record.epoch, metrics.join("  ")));

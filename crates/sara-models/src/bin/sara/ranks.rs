@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use clap::Args;
 use sara_core::{Target, WeightSource};
-use sara_models::pretrained::Checkpoint;
 use sara_models::plot::{SiteSpectrum, spectra_svg};
+use sara_models::pretrained::Checkpoint;
 use sara_models::run::Device;
 use sara_svd::{Convention, SpectrumRank, spectrum_rank};
 use serde::Serialize;
@@ -88,7 +88,8 @@ impl Ranks {
         let checkpoint = Checkpoint::open(&self.model)?;
         let targets = parse_targets(&self.targets).select(&checkpoint.config.linears())?;
         let started = Instant::now();
-        let job = Spectra { checkpoint: &checkpoint, targets: &targets, share: self.share, convention, console };
+        let job =
+            Spectra { checkpoint: &checkpoint, targets: &targets, share: self.share, convention, console };
         let spectra = dispatch(device.unwrap_or(Device::Auto), console, job)?;
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         if let Some(path) = &self.svg {

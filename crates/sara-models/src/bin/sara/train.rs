@@ -8,10 +8,10 @@ use clap::Args;
 use sara_core::store::write_file;
 use sara_core::{Adapter, AnyAdapter, MethodConfig, RankPlan, Seed};
 use sara_models::adapted::{Adapted, Answer, read_adapter};
-use sara_models::pretrained::{Checkpoint, Loaded};
 use sara_models::data::Dataset;
 use sara_models::handover::{PeftProfile, export_peft, manifest};
 use sara_models::metrics::Metrics;
+use sara_models::pretrained::{Checkpoint, Loaded};
 use sara_models::run::{BackboneDropout, Device, Run};
 use sara_models::run_dir::{RunDir, final_ranks};
 use sara_models::tokenizer::Tokenizer;
@@ -148,8 +148,11 @@ impl Job for TrainJob {
             return Ok(None);
         }
         let toml = run.to_toml()?;
-        let (dir, state) =
-            if resume { RunDir::resume(&run.output, &toml)? } else { (RunDir::create(&run.output, &toml)?, None) };
+        let (dir, state) = if resume {
+            RunDir::resume(&run.output, &toml)?
+        } else {
+            (RunDir::create(&run.output, &toml)?, None)
+        };
         if let Some(state) = &state {
             console.say(format!("resuming    at step {}", state.step));
         }
@@ -199,7 +202,9 @@ pub(crate) fn execute<B: Compute>(
     }
     let dropouts = match run.backbone_dropout {
         BackboneDropout::Checkpoint => checkpoint.config.dropouts,
-        BackboneDropout::Rate(rate) => sara_models::config::Dropouts { hidden: rate, attention: rate, classifier: rate },
+        BackboneDropout::Rate(rate) => {
+            sara_models::config::Dropouts { hidden: rate, attention: rate, classifier: rate }
+        }
     };
     console.say(format!("dropout     {} in the backbone", dropouts.hidden));
     let (model, head) = (model.with_dropout(dropouts), head.with_dropout(dropouts.classifier));
@@ -239,7 +244,8 @@ pub(crate) fn execute<B: Compute>(
         best_step: best.as_ref().map(|best| best.step),
         best: best.map(|Best { metrics, .. }| metrics),
         last,
-        bit_for_bit: std::any::type_name::<B>().contains("Flex") || std::any::type_name::<B>().contains("NdArray"),
+        bit_for_bit: std::any::type_name::<B>().contains("Flex")
+            || std::any::type_name::<B>().contains("NdArray"),
     };
     write_file(&dir.path.join("summary.json"), serde_json::to_string_pretty(&summary)?.as_bytes())?;
     console.say(format!("done        {} ({:.0} ms a step)", dir.path.display(), step_ms));
