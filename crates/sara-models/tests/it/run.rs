@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use sara_models::run::{BackboneDropout, Device, Run, Targets, Task};
+use sara_models::data::Task;
+use sara_models::run::{BackboneDropout, Device, Run, Targets};
 use sara_models::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
