@@ -183,6 +183,16 @@ pub fn encode(values: &TensorData, dtype: Dtype) -> Vec<u8> {
     }
 }
 
+/// True if every value is finite, also after [`encode`].
+pub fn fits(values: &TensorData, dtype: Dtype) -> bool {
+    let limit = match dtype {
+        Dtype::F16 => f16::MAX.to_f32(),
+        Dtype::BF16 => bf16::MAX.to_f32(),
+        _ => f32::MAX,
+    };
+    floats(values).iter().all(|value| value.abs() <= limit)
+}
+
 fn floats(data: &TensorData) -> Cow<'_, [f32]> {
     data.as_slice().map_or_else(|_| data.iter().collect(), Cow::Borrowed)
 }

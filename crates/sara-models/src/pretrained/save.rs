@@ -1,6 +1,7 @@
 //! Writing a checkpoint with other weights: the base's files again, the linear layers and the head replaced.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
@@ -18,7 +19,7 @@ use crate::config;
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::heads::Head;
-use crate::weights::{INDEX_FILE, SINGLE_FILE, encode, weight_to_file};
+use crate::weights::{INDEX_FILE, SINGLE_FILE, encode, fits, weight_to_file};
 
 /// Bytes of tensors in one file, as transformers 4 splits them.
 const SHARD_BYTES: usize = 5_000_000_000;
@@ -42,7 +43,8 @@ impl Checkpoint {
     /// complete.
     ///
     /// # Errors
-    /// [`Error::Core`] where `out_dir` exists, cannot be written, or the head does not fit its labels.
+    /// [`Error::Core`] where `out_dir` exists or cannot be written, where the head does not fit its labels, or a value
+    /// the dtype.
     pub fn save_merged<B: Backend>(
         &self,
         out_dir: &Path,
@@ -74,7 +76,16 @@ impl Checkpoint {
                 fs::copy(&from, made.join(name)).map_err(|source| CoreError::io(&from, source))?;
             }
         }
-        write_shards(&made, &self.pieces(model, head.map(|(head, _)| head)), SHARD_BYTES)?;
+        let pieces = self.pieces(model, head.map(|(head, _)| head));
+        write_shards(&made, &pieces, SHARD_BYTES)?;
+        let mismatches: Vec<String> = pieces
+            .iter()
+            .filter(|(_, piece)| piece.overflowed.get())
+            .map(|(name, piece)| format!("{name}: not finite in {}", piece.dtype))
+            .collect();
+        if !mismatches.is_empty() {
+            return Err(CoreError::Mismatch { what: out_dir.display().to_string(), mismatches }.into());
+        }
         fs::rename(&made, out_dir).map_err(io)?;
         Ok(())
     }
@@ -150,6 +161,8 @@ struct Piece<'a> {
     dtype: Dtype,
     shape: Vec<usize>,
     source: Source<'a>,
+    /// Set when the values are written and do not all fit into the dtype.
+    overflowed: Cell<bool>,
 }
 
 enum Source<'a> {
@@ -159,11 +172,15 @@ enum Source<'a> {
 
 impl<'a> Piece<'a> {
     fn kept(view: &TensorView<'a>) -> Self {
-        Self { dtype: view.dtype(), shape: view.shape().to_vec(), source: Source::Kept(view.data()) }
+        Self::new(view.dtype(), view.shape().to_vec(), Source::Kept(view.data()))
     }
 
     fn made(dtype: Dtype, shape: Vec<usize>, values: impl Fn() -> TensorData + 'a) -> Self {
-        Self { dtype, shape, source: Source::Made(Box::new(values)) }
+        Self::new(dtype, shape, Source::Made(Box::new(values)))
+    }
+
+    fn new(dtype: Dtype, shape: Vec<usize>, source: Source<'a>) -> Self {
+        Self { dtype, shape, source, overflowed: Cell::new(false) }
     }
 }
 
@@ -179,7 +196,11 @@ impl View for &Piece<'_> {
     fn data(&self) -> Cow<'_, [u8]> {
         match &self.source {
             Source::Kept(bytes) => Cow::Borrowed(bytes),
-            Source::Made(values) => Cow::Owned(encode(&values(), self.dtype)),
+            Source::Made(values) => {
+                let values = values();
+                self.overflowed.set(!fits(&values, self.dtype));
+                Cow::Owned(encode(&values, self.dtype))
+            }
         }
     }
 
@@ -246,8 +267,7 @@ mod tests {
         fs::write(dir.path().join(config::FILE), "{}").unwrap();
         let values: Vec<Vec<u8>> = [3, 4, 20, 2, 5].iter().map(|&n| (0..4 * n).collect()).collect();
         let named = values.iter().enumerate().map(|(i, bytes)| {
-            let piece =
-                Piece { dtype: Dtype::F32, shape: vec![bytes.len() / 4], source: Source::Kept(bytes) };
+            let piece = Piece::new(Dtype::F32, vec![bytes.len() / 4], Source::Kept(bytes));
             (format!("tensor{i}"), piece)
         });
         let pieces = named.collect();

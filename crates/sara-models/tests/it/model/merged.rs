@@ -169,3 +169,26 @@ fn a_merged_checkpoint_keeps_the_dtype_of_its_base() {
     checkpoint.save_merged(&out, &loaded.model, Some((&loaded.head, &labels))).unwrap();
     assert!(all(&out).values().all(|(dtype, ..)| *dtype == Dtype::BF16));
 }
+
+#[test]
+fn a_value_that_its_dtype_cannot_hold_is_an_error() {
+    let device = FlexDevice;
+    let base = changed("bert-cls3", |tensors| {
+        let entry = tensors.get_mut("bert.encoder.layer.1.attention.self.value.weight").unwrap();
+        entry.2 =
+            super::floats(entry).into_iter().flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect();
+        entry.0 = Dtype::F16;
+    });
+    let checkpoint = Checkpoint::open(base.path()).unwrap();
+    let mut model = checkpoint.load::<Flex>(3, Seed(0), &device).unwrap().model;
+    // 1e6 times as large: too large for f16, not for the f32 of the other layers.
+    for (_, linear) in model.linears_mut() {
+        linear.weight = linear.weight.clone().map(|weight| weight * 1e6);
+    }
+    let out = base.path().join("merged");
+    let message = checkpoint.save_merged(&out, &model, None).unwrap_err().to_string();
+    let expected =
+        "1 tensors do not fit: bert.encoder.layer.1.attention.self.value.weight: not finite in F16";
+    assert!(message.ends_with(expected), "{message}");
+    assert!(!out.exists());
+}
