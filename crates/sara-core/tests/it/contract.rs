@@ -126,7 +126,7 @@ fn gradients_are_the_slopes<B: AutodiffBackend>(case: &Case) {
     let device = B::Device::default();
     // In f64 the difference itself errs by the step squared times the curvature, about 1e-8; in f32 by its rounding over the step, 1e-2.
     let (dtype, step, tolerance) =
-        if knows::<B>(DType::F64) { (DType::F64, 1e-5, 1e-7) } else { (DType::F32, 3e-2, 3e-2) };
+        if computes_in::<B>(DType::F64) { (DType::F64, 1e-5, 1e-7) } else { (DType::F32, 3e-2, 3e-2) };
     let backbone = Tiny::<B>::new(&device).cast(dtype);
     let x = input::<B>(&device).cast(dtype);
     let adapter = cast(noised(case.init::<B>(1, &device), 2), dtype);
