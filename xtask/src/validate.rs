@@ -6,13 +6,17 @@ use anyhow::{Result, bail};
 
 use crate::{
     steps::{Steps, cargo, output},
-    test::SUITES,
+    test::features,
     tidy::tidy,
 };
 
 /// A package, and those of this workspace that it may use.
 const DIRECTION: [(&str, &[&str]); 3] =
     [("sara-svd", &[]), ("sara-core", &["sara-svd"]), ("sara-models", &["sara-core", "sara-svd"])];
+
+/// The features that compile every backend into every crate.
+const EVERY_BACKEND: &str =
+    "sara-models/ndarray,sara-models/wgpu,sara-models/cuda,sara-core/ndarray,sara-core/wgpu";
 
 /// One profile for everything, so that dependencies are compiled once.
 pub(crate) fn validate(root: &Path) -> Result<()> {
@@ -22,18 +26,14 @@ pub(crate) fn validate(root: &Path) -> Result<()> {
     steps.check("dependency direction", "cargo xtask validate", || check_direction(root));
     steps.check("no autotune in tests", "cargo xtask validate", || check_autotune(root));
 
-    let deny_warnings = ["--", "-D", "warnings"];
-    let mut all = cargo(root, ["clippy", "--release", "--workspace", "--all-targets", "--locked"]);
-    all.args(deny_warnings);
-    steps.command("lints", all);
+    // Every backend at once: they compile, and dependencies are compiled once.
+    let every_backend = ["--workspace", "--locked", "--features", EVERY_BACKEND];
+    let mut lints = cargo(root, ["clippy", "--release", "--all-targets"]);
+    lints.args(every_backend).args(["--", "-D", "warnings"]);
+    steps.command("lints, with every backend", lints);
 
-    let backends = ["-p", "sara-models", "--features", "ndarray,wgpu,cuda"];
-    let mut every_backend = cargo(root, ["clippy", "--release", "--all-targets", "--locked"]);
-    every_backend.args(backends).args(deny_warnings);
-    steps.command("lints with every backend", every_backend);
-
-    let mut doc = cargo(root, ["doc", "--release", "--workspace", "--no-deps", "--locked"]);
-    doc.env("RUSTDOCFLAGS", "-D warnings");
+    let mut doc = cargo(root, ["doc", "--release", "--no-deps"]);
+    doc.args(every_backend).env("RUSTDOCFLAGS", "-D warnings");
     steps.command("documentation", doc);
     steps.finish()
 }
@@ -71,8 +71,5 @@ fn check_autotune(root: &Path) -> Result<()> {
         Ok(())
     };
     without(&["--workspace"])?;
-    for suite in SUITES {
-        without(&["-p", suite.package, "--features", &suite.features.join(",")])?;
-    }
-    without(&["-p", "sara-models", "--features", "ndarray,wgpu,cuda"])
+    without(&["--workspace", "--features", &features(|_| true)])
 }

@@ -64,6 +64,18 @@ pub enum Label {
 }
 
 impl Examples {
+    /// Texts with the names of their classes, from memory.
+    pub fn labelled<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let example = |(at, (text, label)): (usize, (&str, &str))| Example {
+            text: text.to_owned(),
+            text_pair: None,
+            label: Some(Label::Name(label.to_owned())),
+            line: at + 1,
+        };
+        let list = pairs.into_iter().enumerate().map(example).collect();
+        Self { path: PathBuf::from("examples in memory"), list }
+    }
+
     fn problem(&self, line: usize, problem: String) -> Error {
         Error::Data { path: self.path.clone(), line, problem }
     }

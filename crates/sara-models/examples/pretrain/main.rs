@@ -103,7 +103,8 @@ fn write_task(args: &Args) -> Result<()> {
     let [train, valid] = args.examples[..] else { return Err(anyhow!("--examples TRAIN VALID")) };
     let all = text::task(args.seed + 1, train + valid);
     let lines = |examples: &[text::Labelled]| -> String {
-        let line = |e: &text::Labelled| [json!({"text": e.text, "label": e.label}).to_string(), "\n".to_owned()];
+        let line =
+            |e: &text::Labelled| [json!({"text": e.text, "label": e.label}).to_string(), "\n".to_owned()];
         examples.iter().flat_map(line).collect()
     };
     write_file(&args.out.join("train.jsonl"), lines(&all[..train]).as_bytes())?;

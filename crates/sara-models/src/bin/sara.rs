@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 #[path = "sara/console.rs"]
 mod console;
+#[path = "sara/demo.rs"]
+mod demo;
 #[path = "sara/device.rs"]
 mod device;
 #[path = "sara/doctor.rs"]
@@ -66,6 +68,8 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show it all on a built-in model: ranks, training, a table of methods, the exported adapter.
+    Demo(demo::Demo),
     /// The rank of each layer, from the singular values of its weight.
     Ranks(ranks::Ranks),
     /// Count trainable parameters, from config.json alone where the method allows it.
@@ -85,12 +89,12 @@ enum Command {
     /// What a model, adapter or run directory holds.
     Inspect(inspect::Inspect),
     /// What this program can compute on, here.
-    Doctor(doctor::Doctor),
+    Doctor,
 }
 
 fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
-    let console = Console { json: global.json };
+    let console = Console { json: global.json, quiet: false };
     if let Err(error) = run(global, command, console) {
         // One line, whatever RUST_BACKTRACE says: the chain of causes, outermost first.
         let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
@@ -106,6 +110,7 @@ fn run(global: Global, command: Command, console: Console) -> anyhow::Result<()>
     }
     let device = global.device;
     match command {
+        Command::Demo(command) => command.run(device, console),
         Command::Ranks(command) => command.run(device, console),
         Command::Params(command) => command.run(device, console),
         Command::Train(command) => command.run(device, console),
@@ -115,6 +120,6 @@ fn run(global: Global, command: Command, console: Console) -> anyhow::Result<()>
         Command::Export(command) => command.run(device, console),
         Command::Import(command) => command.run(device, console),
         Command::Inspect(command) => command.run(console),
-        Command::Doctor(command) => command.run(console),
+        Command::Doctor => doctor::run(console),
     }
 }

@@ -1,6 +1,8 @@
 //! The integration tests of this crate, in one binary.
 
 mod data;
+#[cfg(feature = "flex")]
+mod finetune;
 mod metrics;
 mod model;
 #[cfg(feature = "flex")]

@@ -106,6 +106,12 @@ fn ndarray() {
     suite::<NdArray>();
 }
 
+#[cfg(feature = "wgpu")]
+#[test]
+fn wgpu() {
+    suite::<burn_wgpu::Wgpu<f32, i32>>();
+}
+
 #[test]
 fn autodiff() {
     suite::<Autodiff<Flex>>();

@@ -9,11 +9,21 @@ use serde::Serialize;
 pub(crate) struct Console {
     /// One JSON object goes to standard output, everything else to standard error.
     pub(crate) json: bool,
+    /// Words are left out.
+    pub(crate) quiet: bool,
 }
 
 impl Console {
+    /// The same without words.
+    pub(crate) fn quiet(self) -> Self {
+        Self { quiet: true, ..self }
+    }
+
     /// A line for a reader.
     pub(crate) fn say(self, line: impl Display) {
+        if self.quiet {
+            return;
+        }
         if self.json {
             eprintln!("{line}");
         } else {

@@ -1,44 +1,37 @@
 //! `sara doctor`: what this program can compute on, here.
 
-use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::console::Console;
 use crate::device::{COMPILED, cuda, wgpu};
 
-/// Arguments of `sara doctor`.
-#[derive(Args)]
-pub(crate) struct Doctor {}
-
-impl Doctor {
-    pub(crate) fn run(&self, console: Console) -> anyhow::Result<()> {
-        let threads = rayon::current_num_threads();
-        let memory = memory_bytes();
-        console.say(format!("sara        {}", env!("CARGO_PKG_VERSION")));
-        console.say(format!("cpu         {threads} threads, {}", instructions()));
-        if let Some(bytes) = memory {
-            console.say(format!("memory      {:.1} GiB", bytes as f64 / f64::from(1 << 30)));
-        }
-        let mut backends = Map::new();
-        for &(name, compiled) in COMPILED {
-            let state =
-                if compiled { probe(name) } else { format!("not compiled in; build with --features {name}") };
-            console.say(format!("{name:<11} {state}"));
-            backends.insert(name.to_owned(), json!({"compiled": compiled, "state": state}));
-        }
-        console.say(format!(
-            "matmul      {}",
-            "f32 on the CPU and through wgpu; TF32 on CUDA, where burn leaves the choice to its strategy"
-        ));
-        console.say(format!("autotune    {}", if cfg!(feature = "autotune") { "on" } else { "off" }));
-        console.result(&json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "threads": threads,
-            "memory_bytes": memory,
-            "autotune": cfg!(feature = "autotune"),
-            "backends": Value::Object(backends),
-        }))
+pub(crate) fn run(console: Console) -> anyhow::Result<()> {
+    let threads = rayon::current_num_threads();
+    let memory = memory_bytes();
+    console.say(format!("sara        {}", env!("CARGO_PKG_VERSION")));
+    console.say(format!("cpu         {threads} threads, {}", instructions()));
+    if let Some(bytes) = memory {
+        console.say(format!("memory      {:.1} GiB", bytes as f64 / f64::from(1 << 30)));
     }
+    let mut backends = Map::new();
+    for &(name, compiled) in COMPILED {
+        let state =
+            if compiled { probe(name) } else { format!("not compiled in; build with --features {name}") };
+        console.say(format!("{name:<11} {state}"));
+        backends.insert(name.to_owned(), json!({"compiled": compiled, "state": state}));
+    }
+    console.say(format!(
+        "matmul      {}",
+        "f32 on the CPU and through wgpu; TF32 on CUDA, where burn leaves the choice to its strategy"
+    ));
+    console.say(format!("autotune    {}", if cfg!(feature = "autotune") { "on" } else { "off" }));
+    console.result(&json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "threads": threads,
+        "memory_bytes": memory,
+        "autotune": cfg!(feature = "autotune"),
+        "backends": Value::Object(backends),
+    }))
 }
 
 /// What is behind a backend that is compiled in.
