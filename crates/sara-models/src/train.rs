@@ -1,6 +1,6 @@
 //! Training: what is trained, for how long, and what a run leaves behind.
 //!
-//! The loop itself is [`classify`](classify()), to be read from top to bottom. It asks a [`Journal`] to write things
+//! The loop itself is [`classify`](classify()), and one turn of it [`step`](step()), to be read from top to bottom. It asks a [`Journal`] to write things
 //! down and to keep checkpoints; `()` is the journal that keeps nothing.
 
 use std::num::NonZeroUsize;
@@ -12,8 +12,10 @@ use sara_core::{Adapter, Figure};
 use serde::{Deserialize, Serialize};
 
 mod classify;
+mod step;
 
 pub use classify::classify;
+pub use step::{StepOptions, Stepped, step};
 
 use crate::data::{Dataset, Order, batches};
 use crate::error::Result;

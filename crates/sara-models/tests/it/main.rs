@@ -1,5 +1,11 @@
 //! The integration tests of this crate, in one binary.
 
+#[cfg(feature = "flex")]
+mod bits;
+#[cfg(feature = "flex")]
+mod cli;
+#[cfg(feature = "flex")]
+mod command;
 mod data;
 #[cfg(feature = "flex")]
 mod finetune;
@@ -11,3 +17,5 @@ mod optimizer;
 mod plot;
 mod run;
 mod schedule;
+#[cfg(feature = "flex")]
+mod training;

@@ -74,6 +74,10 @@ impl Train {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
         let run = Run::load(&self.config, &self.overrides)?;
         let device = device.unwrap_or(run.device);
+        if let Some(threads) = run.threads {
+            // Refused where --threads came first, which is what the command line is for.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        }
         if !self.resume {
             RunDir::check_free(&run.output)?;
         }
@@ -147,17 +151,15 @@ impl Job for TrainJob {
         if dry_run {
             return Ok(None);
         }
-        let toml = run.to_toml()?;
-        let (dir, state) = if resume {
-            RunDir::resume(&run.output, &toml)?
-        } else {
-            (RunDir::create(&run.output, &toml)?, None)
+        let (toml, output) = (run.to_toml()?, run.output.clone());
+        let open = || {
+            if resume {
+                return Ok(RunDir::resume(&output, &toml)?);
+            }
+            Ok((RunDir::create(&output, &toml)?, None))
         };
-        if let Some(state) = &state {
-            console.say(format!("resuming    at step {}", state.step));
-        }
         let prepared = Prepared { method, ..prepared };
-        execute::<B>(&prepared, adapter, plan, &dir, state, stop_after, console, device)
+        execute::<B>(&prepared, adapter, plan, open, stop_after, console, device)
     }
 }
 
@@ -177,13 +179,13 @@ fn start<B: Compute>(
 }
 
 /// Trains, and writes what comes out; `None` if the run was stopped before its end.
-#[expect(clippy::too_many_arguments, reason = "the one place where a run's parts come together")]
+///
+/// `open` starts or resumes the run's directory; it is called once nothing but training can fail.
 pub(crate) fn execute<B: Compute>(
     prepared: &Prepared,
     adapter: AnyAdapter<Autodiff<B>>,
     plan: RankPlan,
-    dir: &RunDir,
-    state: Option<State>,
+    open: impl FnOnce() -> anyhow::Result<(RunDir, Option<State>)>,
     stop_after: Option<usize>,
     console: Console,
     device: &B::Device,
@@ -218,6 +220,10 @@ pub(crate) fn execute<B: Compute>(
     };
     let total = run.optimizer.total_steps(train.items.len());
     let manifest = manifest(checkpoint, method, &plan, answer)?;
+    let (dir, state) = open()?;
+    if let Some(state) = &state {
+        console.say(format!("resuming    at step {}", state.step));
+    }
     let done = state.as_ref().map_or(0, |state| state.step);
     let mut shown = Shown::new(console, dir.journal(manifest.clone())?, done, total);
     let trained = Trained { adapter, head };
