@@ -21,7 +21,7 @@ use sara_models::train::{Options, Trained, classify};
 type Device = burn_flex::Flex;
 
 pub(crate) fn finetune(model_dir: &Path, texts: &[(&str, &str)]) -> sara_models::Result<Vec<String>> {
-    let device = Default::default();
+    let device = burn_flex::FlexDevice;
     let checkpoint = Checkpoint::open(model_dir)?;
     let tokenizer = Tokenizer::load(model_dir)?;
     let examples = Examples::labelled(texts.iter().copied());

@@ -1,8 +1,8 @@
 //! The `config.json` of RoBERTa and BERT checkpoints: everything about a model but its weights.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use sara_core::{ModelShape, Role, Site, Target};
 use serde::Deserialize;
@@ -105,7 +105,13 @@ impl EncoderConfig {
     /// computed here.
     pub fn read(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(FILE);
-        let text = fs::read_to_string(&path).map_err(|source| sara_core::Error::io(&path, source))?;
+        let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => {
+                let problem = "does not exist; the model must be the directory of a Hugging Face checkpoint";
+                sara_core::Error::format(&path, problem)
+            }
+            _ => sara_core::Error::io(&path, source),
+        })?;
         Ok(Self::parse(&text).map_err(|problem| sara_core::Error::format(&path, problem))?)
     }
 

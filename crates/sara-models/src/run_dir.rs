@@ -48,7 +48,10 @@ impl RunDir {
     pub fn create(path: &Path, run_toml: &str) -> Result<Self> {
         Self::check_free(path)?;
         fs::create_dir_all(path).map_err(Error::io(path))?;
-        write_file(&path.join(RUN), run_toml.as_bytes())?;
+        write_file(&path.join(RUN), run_toml.as_bytes()).inspect_err(|_| {
+            // A run that could not start leaves nothing behind.
+            let _ = fs::remove_dir(path);
+        })?;
         Ok(Self { path: path.to_owned() })
     }
 

@@ -1,6 +1,6 @@
 //! Training: what is trained, for how long, and what a run leaves behind.
 //!
-//! The loop itself is [`classify`](classify()), to be read from top to bottom. It asks a [`Journal`] to write things
+//! The loop itself is [`classify`](classify()), and one turn of it [`step`](step()), to be read from top to bottom. It asks a [`Journal`] to write things
 //! down and to keep checkpoints; `()` is the journal that keeps nothing.
 
 use std::num::NonZeroUsize;
@@ -12,8 +12,10 @@ use sara_core::{Adapter, Figure};
 use serde::{Deserialize, Serialize};
 
 mod classify;
+mod step;
 
 pub use classify::classify;
+pub use step::{StepOptions, Stepped, step};
 
 use crate::data::{Dataset, Order, batches};
 use crate::error::Result;
@@ -229,4 +231,11 @@ impl Timetable {
     pub fn ends_epoch(&self, step: usize) -> bool {
         step.is_multiple_of(self.epoch_steps) || step == self.total
     }
+}
+
+/// The largest amount of memory this process has held, where the system tells.
+pub fn peak_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }

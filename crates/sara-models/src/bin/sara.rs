@@ -96,9 +96,14 @@ fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let console = Console { json: global.json, quiet: false };
     if let Err(error) = run(global, command, console) {
-        // One line, whatever RUST_BACKTRACE says: the chain of causes, outermost first.
-        let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-        eprintln!("error: {}", chain.join(": ").replace('\n', " "));
+        // One line, whatever RUST_BACKTRACE says: the chain of causes, outermost first, none said twice.
+        let mut line = error.to_string();
+        for cause in error.chain().skip(1).map(ToString::to_string) {
+            if !line.ends_with(&cause) {
+                line = format!("{line}: {cause}");
+            }
+        }
+        eprintln!("error: {}", line.split_whitespace().collect::<Vec<_>>().join(" "));
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS

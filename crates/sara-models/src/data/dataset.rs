@@ -137,7 +137,10 @@ impl Dataset {
         }
         let texts = kept.par_iter().map(|example| (example.text.as_str(), example.text_pair.as_deref()));
         let encoded = tokenizer.encode_all(texts, max_tokens)?;
-        if let Some((example, _)) = kept.iter().zip(&encoded).find(|(_, encoded)| encoded.own == 0) {
+        // White space has tokens in a vocabulary of bytes, and says as little.
+        let empty =
+            |(example, encoded): &(&&Example, &Encoded)| encoded.own == 0 || example.text.trim().is_empty();
+        if let Some((example, _)) = kept.iter().zip(&encoded).find(empty) {
             let problem = "the text has no token of its own; write some text or remove the line";
             return Err(examples.problem(example.line, problem.to_owned()));
         }

@@ -1,5 +1,14 @@
 //! The integration tests of this crate, in one binary.
 
+// Tests may unwrap; the lint looks for this mark around helper functions too.
+#![cfg(test)]
+
+#[cfg(feature = "flex")]
+mod bits;
+#[cfg(feature = "flex")]
+mod cli;
+#[cfg(feature = "flex")]
+mod command;
 mod data;
 #[cfg(feature = "flex")]
 mod finetune;
@@ -11,3 +20,5 @@ mod optimizer;
 mod plot;
 mod run;
 mod schedule;
+#[cfg(feature = "flex")]
+mod training;

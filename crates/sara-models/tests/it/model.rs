@@ -32,14 +32,14 @@ const FIXTURES: [(&str, usize); 6] = [
     ("bert-bare", 2),
 ];
 
-fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 /// Tensors of a safetensors file by name: type, shape, bytes.
-type Stored = BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
+pub(crate) type Stored = BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
 
-fn stored(path: &Path) -> Stored {
+pub(crate) fn stored(path: &Path) -> Stored {
     let bytes = std::fs::read(path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let entry = |(name, view): (&str, safetensors::tensor::TensorView<'_>)| {
@@ -48,12 +48,12 @@ fn stored(path: &Path) -> Stored {
     file.iter().map(entry).collect()
 }
 
-fn floats((dtype, _, bytes): &(safetensors::Dtype, Vec<usize>, Vec<u8>)) -> Vec<f32> {
+pub(crate) fn floats((dtype, _, bytes): &(safetensors::Dtype, Vec<usize>, Vec<u8>)) -> Vec<f32> {
     assert_eq!(*dtype, safetensors::Dtype::F32);
     bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect()
 }
 
-fn ints((dtype, _, bytes): &(safetensors::Dtype, Vec<usize>, Vec<u8>)) -> Vec<i32> {
+pub(crate) fn ints((dtype, _, bytes): &(safetensors::Dtype, Vec<usize>, Vec<u8>)) -> Vec<i32> {
     assert_eq!(*dtype, safetensors::Dtype::I64);
     bytes.as_chunks().0.iter().map(|&value| i64::from_le_bytes(value) as i32).collect()
 }
@@ -70,7 +70,7 @@ fn changed(base: &str, change: impl FnOnce(&mut Stored)) -> tempfile::TempDir {
     dir
 }
 
-fn write(tensors: &Stored, path: &Path) {
+pub(crate) fn write(tensors: &Stored, path: &Path) {
     let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
         (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap())
     });
@@ -78,7 +78,11 @@ fn write(tensors: &Stored, path: &Path) {
 }
 
 /// The batch of a fixture, from the names its README gives them.
-fn golden_inputs<B: Backend>(checkpoint: &Checkpoint, golden: &Stored, device: &B::Device) -> Inputs<B> {
+pub(crate) fn golden_inputs<B: Backend>(
+    checkpoint: &Checkpoint,
+    golden: &Stored,
+    device: &B::Device,
+) -> Inputs<B> {
     let (_, shape, _) = &golden["input_ids"];
     let mask = ints(&golden["attention_mask"]).into_iter().map(|value| value == 1).collect();
     let (ids, types) = (ints(&golden["input_ids"]), ints(&golden["token_type_ids"]));
@@ -105,7 +109,7 @@ fn outputs<B: EncoderOps>(
 }
 
 #[track_caller]
-fn assert_close(found: &TensorData, expected: &[f32], what: &str) {
+pub(crate) fn assert_close(found: &TensorData, expected: &[f32], what: &str) {
     let found: Vec<f32> = found.iter().collect();
     assert_eq!(found.len(), expected.len(), "{what}");
     let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

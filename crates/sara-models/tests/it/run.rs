@@ -71,7 +71,7 @@ fn every_key_of_the_contract_is_read_and_written() {
     let text = r#"
 model = "path/to/checkpoint"
 output = "runs/first"
-task = "causal-lm"
+task = "regress"
 device = "wgpu"
 threads = 3
 seed = 7
@@ -102,7 +102,7 @@ accumulate = 2
 max_steps = 30
 "#;
     let run = parse(text, &[]).unwrap();
-    assert_eq!((run.task, run.device, run.threads, run.seed), (Task::CausalLm, Device::Wgpu, Some(3), 7));
+    assert_eq!((run.task, run.device, run.threads, run.seed), (Task::Regress, Device::Wgpu, Some(3), 7));
     assert_eq!(
         (run.targets.clone(), run.backbone_dropout),
         (Targets::AllLinear, BackboneDropout::Checkpoint)
@@ -193,10 +193,9 @@ fn unknown_keys_name_the_nearest() {
          epochs, max_steps",
     );
     assert_error(
-        &format!("task = \"causal_lm\"{LEAST}"),
+        &format!("task = \"regres\"{LEAST}"),
         &[],
-        "run.toml, line 1: unknown value `causal_lm`, the nearest is `causal-lm`; known here: classify, regress, \
-         causal-lm",
+        "run.toml, line 1: unknown value `regres`, the nearest is `regress`; known here: classify, regress",
     );
 }
 

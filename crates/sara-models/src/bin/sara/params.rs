@@ -7,7 +7,7 @@ use clap::Args;
 use sara_core::{MethodConfig, Planned, RankPlan, Target, Targets};
 use sara_models::config::EncoderConfig;
 use sara_models::pretrained::Checkpoint;
-use sara_models::run::Device;
+use sara_models::run::{Device, Run};
 use serde::Serialize;
 
 use crate::console::{Console, count, table};
@@ -93,8 +93,10 @@ impl Job for Plan<'_> {
 impl Params {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
         let config = EncoderConfig::read(&self.model)?;
-        let method: MethodConfig =
-            serde_json::from_str(&self.method).with_context(|| format!("--method {}", self.method))?;
+        let method = serde_json::from_str(&self.method).with_context(|| {
+            format!("--method {}: write it as {{\"lora\": {{\"rank\": 8}}}}", self.method)
+        })?;
+        let method: MethodConfig = Run { method, ..Run::default() }.method()?;
         let targets = parse_targets(&self.targets).select(&config.linears())?;
         let job = Plan { method: &method, targets: &targets, model: &self.model };
         let plan = dispatch(device.unwrap_or(Device::Cpu), console, job)?;

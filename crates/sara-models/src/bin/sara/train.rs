@@ -15,7 +15,7 @@ use sara_models::pretrained::{Checkpoint, Loaded};
 use sara_models::run::{BackboneDropout, Device, Run};
 use sara_models::run_dir::{RunDir, final_ranks};
 use sara_models::tokenizer::Tokenizer;
-use sara_models::train::{Best, Options, Outcome, State, Trained, classify};
+use sara_models::train::{Best, Options, Outcome, State, Trained, classify, peak_memory_bytes};
 use serde::Serialize;
 
 use crate::console::{Console, count, table};
@@ -74,6 +74,10 @@ impl Train {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
         let run = Run::load(&self.config, &self.overrides)?;
         let device = device.unwrap_or(run.device);
+        if let Some(threads) = run.threads {
+            // Refused where --threads came first, which is what the command line is for.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        }
         if !self.resume {
             RunDir::check_free(&run.output)?;
         }
@@ -147,17 +151,15 @@ impl Job for TrainJob {
         if dry_run {
             return Ok(None);
         }
-        let toml = run.to_toml()?;
-        let (dir, state) = if resume {
-            RunDir::resume(&run.output, &toml)?
-        } else {
-            (RunDir::create(&run.output, &toml)?, None)
+        let (toml, output) = (run.to_toml()?, run.output.clone());
+        let open = || {
+            if resume {
+                return Ok(RunDir::resume(&output, &toml)?);
+            }
+            Ok((RunDir::create(&output, &toml)?, None))
         };
-        if let Some(state) = &state {
-            console.say(format!("resuming    at step {}", state.step));
-        }
         let prepared = Prepared { method, ..prepared };
-        execute::<B>(&prepared, adapter, plan, &dir, state, stop_after, console, device)
+        execute::<B>(&prepared, adapter, &plan, open, stop_after, console, device)
     }
 }
 
@@ -177,13 +179,13 @@ fn start<B: Compute>(
 }
 
 /// Trains, and writes what comes out; `None` if the run was stopped before its end.
-#[expect(clippy::too_many_arguments, reason = "the one place where a run's parts come together")]
+///
+/// `open` starts or resumes the run's directory; it is called once nothing but training can fail.
 pub(crate) fn execute<B: Compute>(
     prepared: &Prepared,
     adapter: AnyAdapter<Autodiff<B>>,
-    plan: RankPlan,
-    dir: &RunDir,
-    state: Option<State>,
+    plan: &RankPlan,
+    open: impl FnOnce() -> anyhow::Result<(RunDir, Option<State>)>,
     stop_after: Option<usize>,
     console: Console,
     device: &B::Device,
@@ -217,7 +219,11 @@ pub(crate) fn execute<B: Compute>(
         stop_after,
     };
     let total = run.optimizer.total_steps(train.items.len());
-    let manifest = manifest(checkpoint, method, &plan, answer)?;
+    let manifest = manifest(checkpoint, method, plan, answer)?;
+    let (dir, state) = open()?;
+    if let Some(state) = &state {
+        console.say(format!("resuming    at step {}", state.step));
+    }
     let done = state.as_ref().map_or(0, |state| state.step);
     let mut shown = Shown::new(console, dir.journal(manifest.clone())?, done, total);
     let trained = Trained { adapter, head };
@@ -235,7 +241,7 @@ pub(crate) fn execute<B: Compute>(
     let summary = Summary {
         output: dir.path.clone(),
         method: method.name(),
-        trainable: method.count(checkpoint.config.shape(), &plan),
+        trainable: method.count(checkpoint.config.shape(), plan),
         head: checkpoint.config.head_count(answer.n_labels()),
         steps,
         step_ms,
@@ -287,11 +293,4 @@ pub(crate) fn show_plan(plan: &RankPlan) -> String {
         std::iter::once(format!("layer {layer}")).chain(roles.iter().map(|&role| cell(layer, role))).collect()
     };
     table(&std::iter::once(heading).chain(layers.iter().map(row)).collect::<Vec<_>>())
-}
-
-/// The largest amount of memory this process has held, where the system tells.
-pub(crate) fn peak_memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }

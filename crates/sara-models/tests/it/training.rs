@@ -1,0 +1,338 @@
+//! Training and adapters of PEFT, from the files of `tests/golden`: the loop's own step, compared by what it changes.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Tensor, TensorData};
+use burn_autodiff::Autodiff;
+use burn_flex::{Flex, FlexDevice};
+use sara_core::methods::adalora::AdaloraConfig;
+use sara_core::parameters::{Path, Tensors, collect, restore};
+use sara_core::{Adapter, AnyAdapter, MethodConfig, Pass, Progress, RankPlan, Seed, Target, Targets};
+use sara_models::adapted::Adapted;
+use sara_models::data::Batch;
+use sara_models::encoder::Encoder;
+use sara_models::optimizer::{AdamWConfig, Optimizer};
+use sara_models::pretrained::{Checkpoint, Loaded};
+use sara_models::train::{StepOptions, Stepped, Trained, step};
+
+use super::model::{NOISE, Stored, assert_close, fixture, floats, golden_inputs, ints, stored};
+
+type Train = Autodiff<Flex>;
+/// Values by their name in PEFT's file, each tensor flat in torch's order.
+type Named = BTreeMap<String, Vec<f32>>;
+
+const BASE: &str = "roberta-cls3";
+/// The largest difference of an update, of the tensor's largest update. An error in a formula is many times that, another
+/// order of summation a hundredth.
+const UPDATE: f32 = 1e-2;
+/// Largest difference of a gradient, of the tensor's largest: ten times what summing in another order does.
+const GRADIENT: f32 = 1e-4;
+/// Largest relative difference of a loss or a norm.
+const LOSS: f64 = 1e-4;
+/// A gradient below this share of its tensor's largest is rounding, and the first step of Adam blows it up to full size.
+const ROUNDING: f32 = 1e-5;
+
+const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+
+#[test]
+fn ten_steps_of_lora_are_those_of_peft() {
+    let _noise = NOISE.lock().unwrap();
+    let golden = stored(&fixture("training-lora/golden.safetensors"));
+    let initial = fixture("training-lora/initial");
+    let Adapted { checkpoint, model, mut trained, .. } =
+        Adapted::<Train>::open(&fixture(BASE), Some(&initial), &FlexDevice).unwrap();
+    let linears = checkpoint.config.linears();
+    let names = |tensors: Tensors| in_peft(tensors, &linears, ".weight");
+    let start = names(collect(&trained));
+    let (losses, norms) = (floats(&golden["losses"]), floats(&golden["gradient_norms"]));
+    let batches = batches(&golden, model.pad_id());
+    let mut optimizer = Optimizer::new(ADAMW);
+    for at in 0..10 {
+        let progress = Progress { step: at, total: 10 };
+        let options = StepOptions { progress, learning_rate: 1e-3, clip_norm: 1.0, seed: Seed(0) };
+        let stepped;
+        (trained, stepped) =
+            step(&model, trained, &mut optimizer, &batches[2 * at..][..2], &options).unwrap();
+        assert_near(
+            stepped.loss,
+            f64::midpoint(losses[2 * at].into(), losses[2 * at + 1].into()),
+            "loss",
+            at,
+        );
+        assert_near(stepped.gradient_norm, norms[at].into(), "norm", at);
+        if at == 0 {
+            let gradients = names(gradients(&trained, &stepped));
+            assert_gradients(&golden, &gradients, 12);
+            assert_updates(&golden, "step1.", &start, &names(collect(&trained)), 12);
+        }
+    }
+    assert_updates(&golden, "step10.", &start, &names(collect(&trained)), 12);
+
+    let small = at_rounding_level(&golden);
+    assert_eq!(
+        small,
+        ["classifier.dense.weight", "classifier.dense.weight"],
+        "they are compared all the same"
+    );
+}
+
+#[test]
+fn sixty_steps_of_adalora_are_those_of_peft() {
+    let _noise = NOISE.lock().unwrap();
+    let golden = stored(&fixture("training-adalora/golden.safetensors"));
+    let checkpoint = Checkpoint::open(&fixture(BASE)).unwrap();
+    let linears = checkpoint.config.linears();
+    let modules: Vec<String> =
+        serde_json::from_slice(&std::fs::read(fixture("training-adalora/modules.json")).unwrap()).unwrap();
+    let targets = Targets::Named(modules.clone()).select(&linears).unwrap();
+    let (model, mut trained) = adalora_at_its_start(&checkpoint, &targets, &golden);
+    let names = |tensors: Tensors| in_peft(tensors, &linears, "");
+    let start = names(collect(&trained));
+    assert_eq!(start, with_prefix(&golden, "step0."), "the start");
+
+    let [losses, penalties, norms] =
+        ["task_losses", "penalties", "gradient_norms"].map(|key| floats(&golden[key]));
+    let (budgets, mask_steps) = (ints(&golden["budgets"]), ints(&golden["mask_steps"]));
+    let (_, _, zeroed) = &golden["zeroed"];
+    let batches = batches(&golden, model.pad_id());
+    let mut optimizer = Optimizer::new(ADAMW);
+    let mut budget = 48;
+    for at in 0..60 {
+        let progress = Progress { step: at, total: 60 };
+        let penalty = trained.adapter.penalty(progress).unwrap().into_scalar();
+        assert_near(penalty.into(), penalties[at].into(), "penalty", at);
+        let options = StepOptions { progress, learning_rate: 5e-3, clip_norm: 1.0, seed: Seed(0) };
+        let stepped;
+        (trained, stepped) =
+            step(&model, trained, &mut optimizer, &batches[at % 4..][..1], &options).unwrap();
+        assert_near(stepped.loss, losses[at].into(), "loss", at);
+        assert_near(stepped.gradient_norm, norms[at].into(), "norm", at);
+
+        let now = names(collect(&trained));
+        let zero: Vec<u8> =
+            modules.iter().flat_map(|m| &now[&format!("{m}.lora_E")]).map(|e| u8::from(*e == 0.0)).collect();
+        assert_eq!(zero, zeroed[48 * at..][..48], "components that are off after step {at}");
+        if mask_steps.contains(&(at as i32)) || at > 40 {
+            budget = budgets[at];
+        }
+        let kept: f64 = trained.adapter.report().iter().map(|figure| figure.value).sum();
+        assert_eq!(kept as i32, budget, "budget after step {at}");
+        if at == 0 {
+            assert_gradients(&golden, &names(gradients(&trained, &stepped)), 28);
+        }
+        if [1, 13, 41, 60].contains(&(at + 1)) {
+            assert_updates(&golden, &format!("step{}.", at + 1), &start, &now, 28);
+        }
+    }
+}
+
+#[test]
+fn imported_adapters_give_the_outputs_of_peft() {
+    for (name, base) in [
+        ("peft-lora-patterns", "roberta-cls3"),
+        ("peft-lora-rs", "bert-cls3"),
+        ("peft-adalora", "roberta-cls3"),
+        ("peft-adalora-rank0", "roberta-cls3"),
+        ("peft-lora-headless", "roberta-cls3"),
+    ] {
+        let Adapted { checkpoint, model, trained, .. } =
+            Adapted::<Flex>::open(&fixture(base), Some(&fixture(name)), &FlexDevice).unwrap();
+        let golden = stored(&fixture(name).join("golden.safetensors"));
+        let inputs = golden_inputs::<Flex>(
+            &checkpoint,
+            &stored(&fixture(base).join("golden.safetensors")),
+            &FlexDevice,
+        );
+        let pass = Pass::evaluation();
+        let hidden = model.forward(&inputs, &trained.adapter, &pass);
+        let logits = trained.head.forward(hidden.clone(), &pass);
+
+        let mask = ints(&golden["attention_mask"]);
+        let counted = |values: Vec<f32>| -> Vec<f32> {
+            let rows = values.chunks(checkpoint.config.hidden).zip(&mask);
+            rows.filter(|(_, counts)| **counts == 1).flat_map(|(row, _)| row.to_vec()).collect()
+        };
+        let found = counted(hidden.into_data().iter().collect());
+        let n = found.len();
+        let expected = counted(floats(&golden["last_hidden_state"]));
+        assert_close(&TensorData::new(found, [n]), &expected, &format!("{name} hidden"));
+        assert_close(&logits.into_data(), &floats(&golden["logits"]), &format!("{name} logits"));
+    }
+}
+
+#[test]
+fn an_adapted_pooler_is_refused() {
+    let refused =
+        Adapted::<Flex>::open(&fixture("bert-cls3"), Some(&fixture("peft-lora-pooler")), &FlexDevice);
+    let error = refused.unwrap_err().to_string();
+    assert!(
+        error.contains("pooler.dense") && error.contains("not a layer of this model that can be adapted"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1);
+}
+
+/// The adapter with its method's whole state, which PEFT's files lack: the golden values in a new one.
+fn adalora_at_its_start(
+    checkpoint: &Checkpoint,
+    targets: &[Target],
+    golden: &Stored,
+) -> (Encoder<Train>, Trained<Train, AnyAdapter<Train>>) {
+    let method = MethodConfig::Adalora(AdaloraConfig {
+        initial_rank: 6,
+        target_rank: 2,
+        alpha: 8.0,
+        initial_steps: Some(10),
+        final_steps: Some(20),
+        interval: Some(3),
+        ..AdaloraConfig::default()
+    });
+    let plan = RankPlan::constant(targets, 6).unwrap();
+    let adapter = method.init::<Train>(checkpoint.config.shape(), &plan, Seed(0), &FlexDevice).unwrap();
+    let Loaded { model, head, .. } = checkpoint.load(3, Seed(0), &FlexDevice).unwrap();
+    let trained = Trained { adapter, head };
+    let initial = with_prefix(golden, "step0.");
+    let mut tensors = collect(&trained);
+    for (path, data) in &mut tensors {
+        let Some(name) = peft_name(path, targets, "") else { continue };
+        let shape: Vec<usize> = data.shape.to_vec();
+        let values = initial[&name].clone();
+        // The file holds each matrix turned.
+        let turned =
+            if let [rows, columns] = shape[..] { transposed(&values, columns, rows) } else { values };
+        *data = TensorData::new(turned, shape);
+    }
+    (model, restore(trained, &tensors, "golden").unwrap())
+}
+
+/// One batch for each four rows, in the order of the file.
+fn batches(golden: &Stored, pad_id: u32) -> Vec<Batch> {
+    let [ids, mask, labels] =
+        ["input_ids", "attention_mask", "labels"].map(|key| ints(&golden[&format!("batches.{key}")]));
+    let batch = |((ids, mask), labels): ((&[i32], &[i32]), &[i32])| {
+        assert!(ids.iter().zip(mask).all(|(&id, &counts)| (id == pad_id as i32) == (counts == 0)));
+        Batch {
+            ids: ids.to_vec(),
+            types: vec![0; 40],
+            mask: mask.iter().map(|&counts| counts == 1).collect(),
+            rows: 4,
+            columns: 10,
+            classes: labels.to_vec(),
+            values: Vec::new(),
+        }
+    };
+    ids.chunks(40).zip(mask.chunks(40)).zip(labels.chunks(4)).map(batch).collect()
+}
+
+/// The gradients that the optimizer saw, by path.
+fn gradients<M: Module<Train>>(module: &M, stepped: &Stepped) -> Tensors {
+    struct Gradients<'a>(Path, &'a GradientsParams, Tensors);
+    impl ModuleVisitor<Train> for Gradients<'_> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.0.enter(name);
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.0.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<Train, D>>) {
+            if let Some(grad) = self.1.get::<Flex, D>(param.id) {
+                self.2.insert(self.0.joined(), grad.into_data());
+            }
+        }
+    }
+    let mut visitor = Gradients(Path::default(), &stepped.gradients, Tensors::new());
+    module.visit(&mut visitor);
+    visitor.2
+}
+
+/// What is trained, named and turned as PEFT has it.
+fn in_peft(tensors: Tensors, linears: &[Target], suffix: &str) -> Named {
+    let named = |(path, data): (String, TensorData)| {
+        let values: Vec<f32> = data.iter().collect();
+        let values = match data.shape[..] {
+            [rows, columns] => transposed(&values, rows, columns),
+            _ => values,
+        };
+        Some((peft_name(&path, linears, suffix)?, values))
+    };
+    tensors.into_iter().filter_map(named).collect()
+}
+
+/// PEFT's name, without its prefix, of the parameter at `path`; `None` for a method's own state.
+fn peft_name(path: &str, linears: &[Target], suffix: &str) -> Option<String> {
+    if let Some(name) = path.strip_prefix("head.") {
+        return Some(format!("classifier.{name}"));
+    }
+    let (site, factor) = path.split_once("layers.")?.1.split_once('.')?;
+    let target = linears.iter().find(|target| target.site.to_string() == site)?;
+    let letter = match factor {
+        "down" => 'A',
+        "scale" => 'E',
+        "up" => 'B',
+        _ => return None,
+    };
+    Some(format!("{}.lora_{letter}{suffix}", target.name))
+}
+
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+}
+
+fn with_prefix(golden: &Stored, prefix: &str) -> Named {
+    let name = |key: &str| Some(key.strip_prefix(prefix)?.strip_prefix("base_model.model.")?.to_owned());
+    golden.iter().filter_map(|(key, entry)| Some((name(key)?, floats(entry)))).collect()
+}
+
+fn largest(values: impl IntoIterator<Item = f32>) -> f32 {
+    values.into_iter().fold(0.0, |largest, value| largest.max(value.abs()))
+}
+
+fn differences<'a>(one: &'a [f32], other: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+    assert_eq!(one.len(), other.len());
+    one.iter().zip(other).map(|(a, b)| a - b)
+}
+
+#[track_caller]
+fn assert_near(found: f64, expected: f64, what: &str, step: usize) {
+    let difference = (found - expected).abs() / expected.abs().max(1.0);
+    assert!(difference <= LOSS, "{what} of step {step}: {found}, expected {expected}");
+}
+
+#[track_caller]
+fn assert_gradients(golden: &Stored, found: &Named, count: usize) {
+    let expected = with_prefix(golden, "gradient1.");
+    assert_eq!(expected.len(), count);
+    assert!(expected.keys().eq(found.keys()), "trained: {:?}", found.keys());
+    for (name, expected) in &expected {
+        let (scale, worst) = (largest(expected.clone()), largest(differences(&found[name], expected)));
+        assert!(worst <= GRADIENT * scale, "gradient of {name}: {worst} of {scale}");
+    }
+}
+
+/// Compares what training has changed since `start`, tensor by tensor.
+#[track_caller]
+fn assert_updates(golden: &Stored, prefix: &str, start: &Named, found: &Named, count: usize) {
+    let expected = with_prefix(golden, prefix);
+    assert_eq!(expected.len(), count);
+    for (name, expected) in &expected {
+        let update = largest(differences(expected, &start[name]));
+        let worst = largest(differences(&found[name], expected));
+        // Where PEFT has changed nothing in the end (a scale that is off) the values must be equal.
+        assert!(
+            worst <= UPDATE * update,
+            "{prefix}{name}: differs by {worst}, the largest update is {update}"
+        );
+    }
+}
+
+/// The tensor of every element whose first gradient is at rounding level.
+fn at_rounding_level(golden: &Stored) -> Vec<String> {
+    let small = |(name, values): (String, Vec<f32>)| {
+        let scale = largest(values.clone());
+        let n = values.iter().filter(|value| value.abs() < ROUNDING * scale).count();
+        std::iter::repeat_n(name, n)
+    };
+    with_prefix(golden, "gradient1.").into_iter().flat_map(small).collect()
+}
