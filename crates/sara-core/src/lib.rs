@@ -5,55 +5,122 @@
 //! never learns which method answers; a method sees a [`Site`], a linear layer and an input, and never learns which model
 //! asks.
 //!
-//! # From a configuration to an output
+//! # A model of two layers, from its ranks to its merged weights
 //!
 //! ```
-//! use burn::nn::LinearConfig;
-//! use burn::tensor::Tensor;
+//! use burn::module::{AutodiffModule, Module};
+//! use burn::nn::{Linear, LinearConfig};
+//! use burn::optim::{GradientsParams, Optimizer, SgdConfig};
+//! use burn::tensor::{Tensor, Tolerance, backend::Backend};
+//! use burn_autodiff::Autodiff;
 //! use burn_flex::{Flex, FlexDevice};
-//! use sara_core::{Adapter, MethodConfig, ModelShape, NoWeights, Pass, Role, Seed, Site, Target};
+//! use sara_core::{
+//!     Adapter, Backbone, LayerAdapter, MethodConfig, ModelShape, Pass, Role, Seed, Site, Target, WeightSource,
+//! };
+//!
+//! /// The backbone: one block with a wide middle.
+//! #[derive(Module, Debug)]
+//! struct Toy<B: Backend> {
+//!     up: Linear<B>,
+//!     down: Linear<B>,
+//! }
+//!
+//! const UP: Site = Site { layer: 0, role: Role::Up };
+//! const DOWN: Site = Site { layer: 0, role: Role::Down };
+//!
+//! impl<B: Backend> Toy<B> {
+//!     fn forward(&self, x: Tensor<B, 3>, adapter: &impl Adapter<B>, pass: &Pass<B>) -> Tensor<B, 3> {
+//!         let block = LayerAdapter { adapter, pass, layer: 0 };
+//!         let wide = block.project(Role::Up, &self.up, x).tanh();
+//!         block.project(Role::Down, &self.down, wide)
+//!     }
+//! }
+//!
+//! impl<B: Backend> Backbone<B> for Toy<B> {
+//!     fn linears(&self) -> Vec<(Site, &Linear<B>)> {
+//!         vec![(UP, &self.up), (DOWN, &self.down)]
+//!     }
+//!     fn linears_mut(&mut self) -> Vec<(Site, &mut Linear<B>)> {
+//!         vec![(UP, &mut self.up), (DOWN, &mut self.down)]
+//!     }
+//! }
+//!
+//! /// Its weights, for methods whose ranks come from them.
+//! struct Weights<'a, B: Backend>(&'a Toy<B>);
+//!
+//! impl<B: Backend> WeightSource<B> for Weights<'_, B> {
+//!     fn weight(&mut self, target: &Target) -> sara_core::Result<Tensor<B, 2>> {
+//!         Ok(if target.site == UP { self.0.up.weight.val() } else { self.0.down.weight.val() })
+//!     }
+//! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! type B = Autodiff<Flex>;
 //! let device = FlexDevice;
-//! let shape = ModelShape { n_layers: 1, n_heads: 2, n_kv_heads: 2, head_dim: 4 };
-//! let site = Site { layer: 0, role: Role::Query };
-//! let name = "encoder.layer.0.attention.self.query".to_owned();
-//! let targets = [Target { site, name, d_in: 8, d_out: 6 }];
+//! let toy = Toy::<B> {
+//!     up: LinearConfig::new(6, 10).init(&device),
+//!     down: LinearConfig::new(10, 6).init(&device),
+//! }
+//! .no_grad();
 //!
-//! let method: MethodConfig = serde_json::from_str(r#"{"lora": {"rank": 2, "alpha": 4.0}}"#)?;
-//! let plan = method.plan::<Flex>(&targets, &mut NoWeights)?;
-//! let adapter = method.init::<Flex>(shape, &plan, Seed(0), &device)?;
-//! assert_eq!(method.count(shape, &plan), 2 * (8 + 6));
+//! // Plan: the rank of each layer is what reaches half the sum of its singular values.
+//! let targets = [
+//!     Target { site: UP, name: "block.0.up".into(), d_in: 6, d_out: 10 },
+//!     Target { site: DOWN, name: "block.0.down".into(), d_in: 10, d_out: 6 },
+//! ];
+//! let method: MethodConfig = serde_json::from_str(r#"{"sara": {"share": 0.5}}"#)?;
+//! let plan = method.plan(&targets, &mut Weights(&toy))?;
 //!
-//! let query = LinearConfig::new(8, 6).init::<Flex>(&device);
-//! let x = Tensor::ones([1, 3, 8], &device);
-//! let y = adapter.project(site, &query, x, &Pass::evaluation());
-//! assert_eq!(y.dims(), [1, 3, 6]);
+//! // Start: the adapted model equals the backbone.
+//! let shape = ModelShape { n_layers: 1, n_heads: 1, n_kv_heads: 1, head_dim: 6 };
+//! let mut adapter = method.init::<B>(shape, &plan, Seed(0), &device)?;
+//! assert_eq!(method.count(shape, &plan), plan.total() * (6 + 10 + 1));
+//!
+//! // Train: the adapter moves, the backbone has no gradient.
+//! let x = Tensor::<B, 3>::ones([1, 2, 6], &device);
+//! let mut optimizer = SgdConfig::new().init();
+//! for _ in 0..3 {
+//!     let out = toy.forward(x.clone(), &adapter, &Pass::training(None));
+//!     let loss = (out - 1.0).powi_scalar(2).mean();
+//!     let grads = GradientsParams::from_grads(loss.backward(), &adapter);
+//!     adapter = optimizer.step(0.1, adapter, grads);
+//! }
+//!
+//! // Merge: the model alone computes what it computed with the adapter.
+//! let (toy, adapter, x) = (toy.valid(), adapter.valid(), x.inner());
+//! let adapted = toy.forward(x.clone(), &adapter, &Pass::evaluation());
+//! let (merged, _) = toy.merge(&adapter)?;
+//! let alone = merged.forward(x, &None::<sara_core::AnyAdapter<Flex>>, &Pass::evaluation());
+//! alone.into_data().assert_approx_eq::<f32>(&adapted.into_data(), Tolerance::default());
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # The life of an adapter
+//! # The modules, in reading order
 //!
-//! 1. **Plan.** [`Method::plan`] gives every [`Target`] its rank. Only SARA reads the weights for it. The plan is saved
-//!    with the adapter, so that nothing is decomposed twice.
-//! 2. **Start.** [`Method::init`] draws the first values on the host, each a function of the seed and its own path: the
-//!    same on every backend. The adapted model equals the backbone.
-//! 3. **Train.** The loop adds [`Adapter::penalty`] to its loss, and after the optimizer step calls
-//!    [`Trainable::after_step`] with the gradients of that step and what the [`Pass`] saw. The backbone gets no
-//!    gradient.
-//! 4. **Use.** [`Backbone::merge`] folds the [`Delta`] of each site into the weights, [`StoredAdapter`] writes the
-//!    native directory, [`export`] writes other programs' formats, [`import`] reads them.
+//! 1. [`site`]: a [`Site`] is one linear layer of a model, by block and [`Role`]; a [`Target`] is one that is adapted,
+//!    with its path in the Hugging Face model; [`Targets`] picks them by name; a [`SiteMap`] holds a module for each.
+//! 2. [`adapter`]: [`Adapter`] is what a method can do and [`Trainable`] what changes between optimizer steps. A
+//!    transformer block sees its part of an adapter as [`LayerAdapter`].
+//! 3. [`pass`]: a [`Pass`] is what one forward pass knows beside its input. Only a pass of training drops values and
+//!    records what was [`Seen`].
+//! 4. [`methods`]: [`Method`] is a method's configuration. The registry makes [`MethodConfig`] and [`AnyAdapter`], any of
+//!    them at run time. One file for each: [`lora`](methods::lora), [`sara`](methods::sara),
+//!    [`adalora`](methods::adalora), with idea, equations and differences from the paper.
+//! 5. [`rank_plan`]: a [`RankPlan`] gives each target its rank, from a constant or from the weights that a
+//!    [`WeightSource`] reads. It is saved with the adapter, so that nothing is decomposed twice.
+//! 6. [`seed`]: first values are drawn on the host, each a function of the [`Seed`] and its own path: the same on every
+//!    backend and in any order.
+//! 7. [`low_rank`]: the branch that most methods are, beside a frozen layer.
+//! 8. [`backbone`] and [`delta`]: a [`Backbone`] lists its linear layers and merges the [`Delta`] of each site.
+//! 9. [`parameters`]: parameters by path, to edit, count, save and restore them.
+//! 10. [`store`], [`export`], [`import`]: a [`StoredAdapter`] is the native directory; [`export::peft`] and
+//!     [`import::peft`] are PEFT's.
 //!
-//! # Where to look
+//! # A training step
 //!
-//! | to | see |
-//! |---|---|
-//! | learn a method: idea, equations, differences from the paper | [`methods`], one file each |
-//! | name linear layers | [`site`] |
-//! | make a model adaptable | [`Backbone`] and [`LayerAdapter`] |
-//! | edit, count, save or restore parameters by path | [`parameters`] |
-//! | read and write files | [`store`], [`export::peft`], [`import::peft`] |
+//! The loop adds [`Adapter::penalty`] to its loss, and after the optimizer step calls [`Trainable::after_step`] with the
+//! clipped gradients of that step and what the pass saw. The loop of `sara-models` shows it.
 //!
 //! # Adding a method
 //!

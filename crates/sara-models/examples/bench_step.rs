@@ -1,0 +1,142 @@
+//! Times the training step of an adapter on a checkpoint, beside the floor that its matrix products set.
+//!
+//! `cargo xtask bench --model DIR`; one JSON object on standard output.
+#![expect(clippy::print_stdout, reason = "the output is the point")]
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::tensor::{Distribution, Tensor};
+use burn_autodiff::Autodiff;
+use burn_flex::{Flex, FlexDevice};
+use clap::Parser;
+use rand::Rng;
+use sara_core::{MethodConfig, Seed, Targets};
+use sara_models::config::EncoderConfig;
+use sara_models::data::{Dataset, Item, Lengths, Report, Target};
+use sara_models::pretrained::{Checkpoint, Loaded};
+use sara_models::run::OptimizerConfig;
+use sara_models::train::{Options, Trained, classify};
+use serde_json::json;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+struct Args {
+    /// Directory of the model.
+    #[arg(long)]
+    model: PathBuf,
+    /// The method and its configuration, as JSON.
+    #[arg(long, default_value = r#"{"lora":{"rank":8}}"#)]
+    method: String,
+    /// Module names, separated by commas.
+    #[arg(long, default_value = "query,value")]
+    targets: String,
+    /// Examples of a step.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Tokens of an example.
+    #[arg(long, default_value_t = 128)]
+    seq: usize,
+    /// Optimizer steps; the median counts.
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
+    let device = FlexDevice;
+    let checkpoint = Checkpoint::open(&args.model)?;
+    let config = &checkpoint.config;
+    let names = args.targets.split(',').map(str::to_owned).collect();
+    let targets = Targets::Named(names).select(&config.linears())?;
+    let method: MethodConfig = serde_json::from_str(&args.method)?;
+    let plan = method.plan(&targets, &mut checkpoint.weight_source::<Flex>(&device))?;
+    let adapter = method.init(config.shape(), &plan, Seed(0), &device)?;
+    let Loaded { model, head, .. } = checkpoint.load_with_new_head::<Autodiff<Flex>>(2, Seed(0), &device)?;
+    let optimizer =
+        OptimizerConfig { batch_size: args.batch, max_steps: Some(args.steps), ..OptimizerConfig::default() };
+    let options = Options { optimizer, shuffle: false, ..Options::default() };
+    let data = random_data(config, args.batch, args.seq);
+    let outcome = classify(&model, Trained { adapter, head }, &data, None, &options, None, &mut ())?;
+    let peak = peak_memory_bytes();
+
+    let flops = step_flops(config, args.batch, args.seq);
+    let rate = product_rate();
+    let floor_ms = flops / rate * 1e3;
+    println!(
+        "{}",
+        json!({
+            "step_ms": outcome.step_ms,
+            "peak_memory_bytes": peak,
+            "tokens_per_second": outcome.tokens_per_second,
+            "gflop": flops / 1e9,
+            "product_gflop_per_second": rate / 1e9,
+            "floor_ms": floor_ms,
+            "of_floor": floor_ms / outcome.step_ms,
+        })
+    );
+    Ok(())
+}
+
+/// Full sequences of random tokens: no padding, so that the work is known.
+fn random_data(config: &EncoderConfig, rows: usize, seq: usize) -> Dataset {
+    let mut rng = Seed(0).rng("bench");
+    let ordinary = 5.min(config.vocab_size as u32 - 1)..config.vocab_size as u32;
+    let mut item = |row: usize| Item {
+        ids: (0..seq).map(|_| rng.random_range(ordinary.clone())).collect(),
+        types: vec![0; seq],
+        target: Target::Class(row % 2),
+    };
+    let items = (0..rows).map(&mut item).collect();
+    let tokens = Lengths { min: seq, p25: seq, p50: seq, p75: seq, p95: seq, max: seq };
+    let report = Report {
+        path: PathBuf::from("random tokens"),
+        examples: rows,
+        dropped: 0,
+        max_tokens: seq,
+        truncated: 0,
+        tokens,
+        classes: Vec::new(),
+        values: None,
+    };
+    Dataset { items, report }
+}
+
+/// Floating-point operations of the matrix products of the backbone, forward and back to its inputs.
+///
+/// The weights are frozen, so the way back costs as much as the way there. The adapters' own are a hundredth of it.
+fn step_flops(config: &EncoderConfig, rows: usize, seq: usize) -> f64 {
+    let tokens = (rows * seq) as f64;
+    let weights: usize = config.linears().iter().map(|linear| linear.d_in * linear.d_out).sum();
+    let attention = 2.0 * 2.0 * tokens * seq as f64 * config.hidden as f64 * config.n_layers as f64;
+    let forward = 2.0 * tokens * weights as f64 + attention;
+    // Attention has two products forward and four back.
+    2.0 * forward + attention
+}
+
+/// Rate of one large product, in operations per second: the best of five.
+fn product_rate() -> f64 {
+    let n = 2048;
+    let random = || Tensor::<Flex, 2>::random([n, n], Distribution::Default, &FlexDevice);
+    let (a, b) = (random(), random());
+    let time = || {
+        let started = Instant::now();
+        let c = a.clone().matmul(b.clone());
+        std::hint::black_box(c);
+        started.elapsed().as_secs_f64()
+    };
+    2.0 * (n as f64).powi(3) / (0..5).map(|_| time()).fold(f64::INFINITY, f64::min)
+}
+
+/// The largest amount of memory this process has held, where the system tells.
+fn peak_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
