@@ -16,7 +16,7 @@ use sara_models::config::EncoderConfig;
 use sara_models::data::{Dataset, Item, Lengths, Report, Target};
 use sara_models::pretrained::{Checkpoint, Loaded};
 use sara_models::run::OptimizerConfig;
-use sara_models::train::{Options, Trained, classify};
+use sara_models::train::{Options, Trained, classify, peak_memory_bytes};
 use serde_json::json;
 
 #[global_allocator]
@@ -122,8 +122,8 @@ fn step_flops(config: &EncoderConfig, rows: usize, seq: usize) -> f64 {
 
 /// Rate of one large product, in operations per second: the best of five.
 fn product_rate() -> f64 {
-    let n = 2048;
-    let random = || Tensor::<Flex, 2>::random([n, n], Distribution::Default, &FlexDevice);
+    let n = 2048_u32;
+    let random = || Tensor::<Flex, 2>::random([n as usize; 2], Distribution::Default, &FlexDevice);
     let (a, b) = (random(), random());
     let time = || {
         let started = Instant::now();
@@ -131,12 +131,5 @@ fn product_rate() -> f64 {
         std::hint::black_box(c);
         started.elapsed().as_secs_f64()
     };
-    2.0 * (n as f64).powi(3) / (0..5).map(|_| time()).fold(f64::INFINITY, f64::min)
-}
-
-/// The largest amount of memory this process has held, where the system tells.
-fn peak_memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    2.0 * f64::from(n).powi(3) / (0..5).map(|_| time()).fold(f64::INFINITY, f64::min)
 }

@@ -232,3 +232,10 @@ impl Timetable {
         step.is_multiple_of(self.epoch_steps) || step == self.total
     }
 }
+
+/// The largest amount of memory this process has held, where the system tells.
+pub fn peak_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}

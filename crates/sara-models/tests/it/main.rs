@@ -1,5 +1,8 @@
 //! The integration tests of this crate, in one binary.
 
+// Tests may unwrap; the lint looks for this mark around helper functions too.
+#![cfg(test)]
+
 #[cfg(feature = "flex")]
 mod bits;
 #[cfg(feature = "flex")]

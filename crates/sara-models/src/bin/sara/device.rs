@@ -1,6 +1,5 @@
 //! From the name of a device to a backend: the only place that lists the backends.
 
-use anyhow::bail;
 use burn::tensor::backend::Backend;
 use sara_models::ops::EncoderOps;
 use sara_models::run::Device;
@@ -85,8 +84,9 @@ macro_rules! backend {
     };
 }
 
+#[cfg(not(all(feature = "flex", feature = "ndarray", feature = "wgpu", feature = "cuda")))]
 fn not_compiled<T>(feature: &str) -> anyhow::Result<T> {
-    bail!(
+    anyhow::bail!(
         "this program was built without the backend {feature}; build it with --features {feature}, or choose another --device"
     )
 }

@@ -15,7 +15,7 @@ use sara_models::pretrained::{Checkpoint, Loaded};
 use sara_models::run::{BackboneDropout, Device, Run};
 use sara_models::run_dir::{RunDir, final_ranks};
 use sara_models::tokenizer::Tokenizer;
-use sara_models::train::{Best, Options, Outcome, State, Trained, classify};
+use sara_models::train::{Best, Options, Outcome, State, Trained, classify, peak_memory_bytes};
 use serde::Serialize;
 
 use crate::console::{Console, count, table};
@@ -159,7 +159,7 @@ impl Job for TrainJob {
             Ok((RunDir::create(&output, &toml)?, None))
         };
         let prepared = Prepared { method, ..prepared };
-        execute::<B>(&prepared, adapter, plan, open, stop_after, console, device)
+        execute::<B>(&prepared, adapter, &plan, open, stop_after, console, device)
     }
 }
 
@@ -184,7 +184,7 @@ fn start<B: Compute>(
 pub(crate) fn execute<B: Compute>(
     prepared: &Prepared,
     adapter: AnyAdapter<Autodiff<B>>,
-    plan: RankPlan,
+    plan: &RankPlan,
     open: impl FnOnce() -> anyhow::Result<(RunDir, Option<State>)>,
     stop_after: Option<usize>,
     console: Console,
@@ -219,7 +219,7 @@ pub(crate) fn execute<B: Compute>(
         stop_after,
     };
     let total = run.optimizer.total_steps(train.items.len());
-    let manifest = manifest(checkpoint, method, &plan, answer)?;
+    let manifest = manifest(checkpoint, method, plan, answer)?;
     let (dir, state) = open()?;
     if let Some(state) = &state {
         console.say(format!("resuming    at step {}", state.step));
@@ -241,7 +241,7 @@ pub(crate) fn execute<B: Compute>(
     let summary = Summary {
         output: dir.path.clone(),
         method: method.name(),
-        trainable: method.count(checkpoint.config.shape(), &plan),
+        trainable: method.count(checkpoint.config.shape(), plan),
         head: checkpoint.config.head_count(answer.n_labels()),
         steps,
         step_ms,
@@ -293,11 +293,4 @@ pub(crate) fn show_plan(plan: &RankPlan) -> String {
         std::iter::once(format!("layer {layer}")).chain(roles.iter().map(|&role| cell(layer, role))).collect()
     };
     table(&std::iter::once(heading).chain(layers.iter().map(row)).collect::<Vec<_>>())
-}
-
-/// The largest amount of memory this process has held, where the system tells.
-pub(crate) fn peak_memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
