@@ -2,9 +2,11 @@
 
 use super::command::Workplace;
 
-/// Merged weights are rounded to the base's f16, the adapter beside them is not: half an ulp of weights below 1, through
-/// four blocks, on logits of up to 5.
-const MERGED: f64 = 2e-2;
+/// Merged weights are rounded to the base's f16, the adapter beside them is not: ten times what that does to a logit.
+const MERGED: f64 = 1e-3;
+
+/// The same factors by another file: scaling folded into one of them rounds once more.
+const EXPORTED: f64 = 1e-5;
 
 const LORA: &str =
     "targets = [\"query\", \"value\", \"intermediate.dense\"]\n[method.lora]\nrank = 4\ndropout = 0.1";
@@ -127,6 +129,6 @@ fn a_merged_model_predicts_what_the_adapted_one_does() {
     };
     let (of_merged, of_peft, of_base) = (difference(&merged), difference(&portable), difference(&base));
     assert!(of_merged <= MERGED, "merging changes a logit by {of_merged}");
-    assert!(of_peft <= 1e-5, "the export to PEFT changes a logit by {of_peft}");
-    assert!(of_base > 10.0 * MERGED, "the adapter contributes {of_base}: the comparison proves nothing");
+    assert!(of_peft <= EXPORTED, "the export to PEFT changes a logit by {of_peft}");
+    assert!(of_base > 100.0 * MERGED, "the adapter contributes {of_base}: the comparison proves nothing");
 }

@@ -11,7 +11,7 @@ const LORA: &str = "[method.lora]\nrank = 2";
 const TWO_STEPS: &str = "batch_size = 2\nmax_steps = 2";
 
 /// A change of a file of the model, and what the error must say.
-type Damage = (&'static str, fn(&Workplace), &'static [&'static str]);
+type Damage = (fn(&Workplace), &'static [&'static str]);
 
 fn place() -> Workplace {
     let place = Workplace::of_fixture("roberta-cls3");
@@ -142,21 +142,21 @@ fn damaged_models_are_refused() {
     }
     const DENSE: &str = "roberta.encoder.layer.1.output.dense.weight";
     let cases: [Damage; 8] = [
+        // Missing safetensors.
         (
-            "missing safetensors",
             |place| std::fs::remove_file(place.path("model/model.safetensors")).unwrap(),
             &["no model.safetensors", "save the checkpoint as safetensors"],
         ),
+        // Truncated safetensors.
         (
-            "truncated safetensors",
             |place| {
                 let bytes = std::fs::read(place.path("model/model.safetensors")).unwrap();
                 std::fs::write(place.path("model/model.safetensors"), &bytes[..bytes.len() - 100]).unwrap();
             },
             &["model.safetensors", "not a whole safetensors file", "fetch or write it again"],
         ),
+        // Header longer than the file.
         (
-            "header longer than the file",
             |place| {
                 let mut bytes = std::fs::read(place.path("model/model.safetensors")).unwrap();
                 bytes[..8].copy_from_slice(&10_000_000_u64.to_le_bytes());
@@ -164,18 +164,18 @@ fn damaged_models_are_refused() {
             },
             &["model.safetensors", "not a whole safetensors file"],
         ),
+        // Wrong shape.
         (
-            "wrong shape",
             |place| weights(place, |tensors| tensors.get_mut(DENSE).unwrap().1.reverse()),
             &[DENSE, "expected [32, 48], found [48, 32]"],
         ),
+        // A tensor missing.
         (
-            "a tensor missing",
             |place| weights(place, |tensors| drop(tensors.remove(DENSE).unwrap())),
-            &[DENSE, "missing, expected [32, 48]", "written for this model"],
+            &[DENSE, "missing, expected [32, 48]"],
         ),
+        // A tensor unknown.
         (
-            "a tensor unknown",
             |place| {
                 weights(place, |tensors| {
                     let copy = tensors[DENSE].clone();
@@ -184,8 +184,8 @@ fn damaged_models_are_refused() {
             },
             &["roberta.encoder.layer.2.extra.weight: unknown"],
         ),
+        // A weight that is not a number.
         (
-            "a weight that is not a number",
             |place| {
                 weights(place, |tensors| {
                     tensors.get_mut(DENSE).unwrap().2[..4].copy_from_slice(&f32::NAN.to_le_bytes());
@@ -193,8 +193,8 @@ fn damaged_models_are_refused() {
             },
             &[DENSE, "1 of 1536 values are not finite"],
         ),
+        // Unknown architecture.
         (
-            "unknown architecture",
             |place| {
                 let config = std::fs::read_to_string(place.path("model/config.json")).unwrap();
                 place.write("model/config.json", &config.replace("\"roberta\"", "\"llamo\""));
@@ -202,10 +202,9 @@ fn damaged_models_are_refused() {
             &["config.json", "llamo", "roberta"],
         ),
     ];
-    for (what, damage, words) in cases {
+    for (damage, words) in cases {
         let place = place();
         damage(&place);
-        println!("{what}");
         training_refused(&place, &[], words);
         refused(&place, &["eval", "--model", "model", "--data", "valid.jsonl"], words);
     }
@@ -268,7 +267,10 @@ fn bad_data_is_refused() {
             ["line 2", "label `angry` is unknown", "negative, neutral, positive"],
         ),
         ("{\"text\": \"good\", ", ["line 2", "not a JSON object", "one object"]),
-        ("{\"text\": \"<pad> <pad>\", \"label\": 0}", ["line 2", "", ""]),
+        (
+            "{\"text\": \"<pad><pad>\", \"label\": \"neutral\"}",
+            ["line 2", "no token of its own", "remove the line"],
+        ),
         (
             "{\"text\": \" \\t \", \"label\": \"neutral\"}",
             ["line 2", "no token of its own", "remove the line"],
@@ -316,11 +318,7 @@ fn a_failed_write_leaves_nothing_half_written() {
     assert!(!place.path("run").exists());
     // Four KiB: the run file fits, no tensors do.
     assert_refused(&limited(8, "train --config run.toml"), &["limit 8"], &["safetensors", "large"]);
-    for entry in place.entries("run") {
-        let whole = ["run.toml", "metrics.jsonl", "checkpoints"].contains(&entry.as_str());
-        assert!(whole, "{entry} is left of a run that could not write");
-    }
-    assert_eq!(place.entries("run").iter().filter(|name| *name == "checkpoints").count(), 0);
+    assert_eq!(place.entries("run"), ["metrics.jsonl", "run.toml"], "left of a run that could not write");
 
     let done = place.sara_ok(&["train", "--config", "run.toml", "output=whole"]);
     assert!(done.stderr.is_empty(), "{}", done.stderr);

@@ -27,7 +27,7 @@ const BASE: &str = "roberta-cls3";
 /// The largest difference of an update, of the tensor's largest update. An error in a formula is many times that, another
 /// order of summation a hundredth.
 const UPDATE: f32 = 1e-2;
-/// Largest difference of a gradient, of the tensor's largest: ten times what summing in another order does.
+/// Largest difference of a gradient, of the tensor's largest: twenty times what summing in another order does.
 const GRADIENT: f32 = 1e-4;
 /// Largest relative difference of a loss or a norm.
 const LOSS: f64 = 1e-4;
