@@ -1,8 +1,8 @@
 //! RoBERTa and BERT with adapters: loading, data, training.
 //!
 //! A directory as Hugging Face writes it becomes a frozen [`Encoder`](encoder::Encoder) and a [`Head`](heads::Head), files
-//! of labelled texts become a [`Dataset`](data::Dataset), and [`train::classify`] trains an adapter of `sara-core` beside
-//! the encoder. The command `sara` does the same from a run file.
+//! of labelled texts become a [`Dataset`](data::Dataset), and [`classify`](train::classify()) trains an adapter of
+//! `sara-core` beside the encoder. The command `sara` does the same from a run file.
 //!
 //! # From a checkpoint and two files to an adapter
 //!
