@@ -73,11 +73,7 @@ pub enum Error {
     #[error("merging this adapter would change no weight: it is untrained, or it belongs to another model")]
     NothingToMerge,
     /// Names, shapes or types of stored tensors differ from what is expected.
-    #[error(
-        "{what}: {} tensors do not fit: {}; take the file that was written for this model, or write it again",
-        mismatches.len(),
-        mismatches.join("; ")
-    )]
+    #[error("{what}: {} tensors do not fit: {}", mismatches.len(), mismatches.join("; "))]
     Mismatch {
         /// The file or module.
         what: String,
