@@ -136,9 +136,9 @@ impl Job for DemoJob<'_> {
             targets: Targets::AllLinear,
             data: Data { train: out.join("train.jsonl"), valid: out.join("valid.jsonl"), ..Data::default() },
             optimizer: OptimizerConfig {
-                learning_rate: 3e-3,
+                learning_rate: 2e-3,
                 batch_size: 32,
-                epochs: Some(4),
+                epochs: Some(5),
                 ..OptimizerConfig::default()
             },
             ..Run::default()
