@@ -7,6 +7,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{FloatDType, Shape, Tensor, TensorData};
+use sara_core::parameters::Path;
 
 use crate::error::Error;
 
@@ -300,23 +301,5 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for Accumulate<'_, B> {
             None => grad,
         };
         self.total.register(param.id, sum);
-    }
-}
-
-/// The names of the modules that a walk has entered.
-#[derive(Debug, Default)]
-struct Path(Vec<String>);
-
-impl Path {
-    fn enter(&mut self, name: &str) {
-        self.0.push(name.to_owned());
-    }
-
-    fn exit(&mut self) {
-        self.0.pop();
-    }
-
-    fn joined(&self) -> String {
-        self.0.join(".")
     }
 }
