@@ -4,12 +4,13 @@ use burn::module::{AutodiffModule, Module, ModuleDisplay};
 use burn::nn::Linear;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::Backend;
 use serde::Serialize;
 
 use crate::delta::Delta;
 use crate::error::Result;
 use crate::low_rank::linear;
+use crate::ops::{LinearOps, TrainOps};
 use crate::pass::{Pass, Seen};
 use crate::site::{Role, Site};
 
@@ -36,7 +37,7 @@ pub struct Figure {
 /// One adaptation method and its state for every adapted site of a model.
 ///
 /// A method never looks at parameter names, and a model never names a method: this trait is all they share.
-pub trait Adapter<B: Backend>: Module<B> + ModuleDisplay {
+pub trait Adapter<B: LinearOps>: Module<B> + ModuleDisplay {
     /// Output of the linear layer `base` at `site`, correction included.
     ///
     /// # Shapes
@@ -49,6 +50,11 @@ pub trait Adapter<B: Backend>: Module<B> + ModuleDisplay {
     /// # Errors
     /// [`Error::NotMergeable`](crate::Error::NotMergeable) where the change depends on the input.
     fn delta(&self, site: Site, base: &Linear<B>) -> Result<Option<Delta<B>>>;
+
+    /// Whether [`Self::project`] records its inputs in the pass, which costs time and is therefore asked for.
+    fn records_inputs(&self) -> bool {
+        false
+    }
 
     /// Term the method adds to the training loss, `[1]`.
     fn penalty(&self, progress: Progress) -> Option<Tensor<B, 1>> {
@@ -63,7 +69,7 @@ pub trait Adapter<B: Backend>: Module<B> + ModuleDisplay {
 }
 
 /// What changes between optimizer steps.
-pub trait Trainable<B: AutodiffBackend>:
+pub trait Trainable<B: TrainOps>:
     Adapter<B> + AutodiffModule<B, InnerModule: Adapter<B::InnerBackend>>
 {
     /// After the optimizer step, with the clipped gradients of that step and what the forward pass saw.
@@ -84,7 +90,7 @@ pub struct LayerAdapter<'a, B: Backend, A> {
     pub layer: usize,
 }
 
-impl<B: Backend, A: Adapter<B>> LayerAdapter<'_, B, A> {
+impl<B: LinearOps, A: Adapter<B>> LayerAdapter<'_, B, A> {
     /// Output of this block's linear layer `base` in `role`, correction included.
     ///
     /// # Shapes
@@ -96,7 +102,7 @@ impl<B: Backend, A: Adapter<B>> LayerAdapter<'_, B, A> {
 }
 
 /// No adapter is an adapter too: the bare backbone.
-impl<B: Backend, A: Adapter<B>> Adapter<B> for Option<A> {
+impl<B: LinearOps, A: Adapter<B>> Adapter<B> for Option<A> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
         match self {
             Some(adapter) => adapter.project(site, base, x, pass),
@@ -108,6 +114,10 @@ impl<B: Backend, A: Adapter<B>> Adapter<B> for Option<A> {
         self.as_ref().map_or(Ok(None), |adapter| adapter.delta(site, base))
     }
 
+    fn records_inputs(&self) -> bool {
+        self.as_ref().is_some_and(Adapter::records_inputs)
+    }
+
     fn penalty(&self, progress: Progress) -> Option<Tensor<B, 1>> {
         self.as_ref().and_then(|adapter| adapter.penalty(progress))
     }
@@ -117,7 +127,7 @@ impl<B: Backend, A: Adapter<B>> Adapter<B> for Option<A> {
     }
 }
 
-impl<B: AutodiffBackend, A: Trainable<B>> Trainable<B> for Option<A> {
+impl<B: TrainOps, A: Trainable<B>> Trainable<B> for Option<A> {
     fn after_step(self, grads: &GradientsParams, seen: &Seen<B::InnerBackend>, progress: Progress) -> Self {
         self.map(|adapter| adapter.after_step(grads, seen, progress))
     }

@@ -7,6 +7,7 @@ use burn::tensor::backend::Backend;
 use crate::adapter::Adapter;
 use crate::delta::Delta;
 use crate::error::{Error, Result};
+use crate::ops::LinearOps;
 use crate::site::Site;
 
 /// A model whose linear layers can be adapted.
@@ -24,7 +25,10 @@ pub trait Backbone<B: Backend>: Module<B> {
     /// # Errors
     /// [`Error::NotMergeable`] where the method cannot be folded in, [`Error::NothingToMerge`] where no weight would
     /// change.
-    fn merge<A: Adapter<B>>(mut self, adapter: &A) -> Result<(Self, Vec<(Site, f64)>)> {
+    fn merge<A: Adapter<B>>(mut self, adapter: &A) -> Result<(Self, Vec<(Site, f64)>)>
+    where
+        B: LinearOps,
+    {
         let mut norms = Vec::new();
         for (site, linear) in self.linears_mut() {
             let Some(Delta { weight, bias }) = adapter.delta(site, linear)? else { continue };

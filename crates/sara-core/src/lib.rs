@@ -15,7 +15,7 @@
 //! use burn_autodiff::Autodiff;
 //! use burn_flex::{Flex, FlexDevice};
 //! use sara_core::{
-//!     Adapter, Backbone, LayerAdapter, MethodConfig, ModelShape, Pass, Role, Seed, Site, Target, WeightSource,
+//!     Adapter, Backbone, LayerAdapter, LinearOps, MethodConfig, ModelShape, Pass, Role, Seed, Site, Target, WeightSource,
 //! };
 //!
 //! /// The backbone: one block with a wide middle.
@@ -28,7 +28,7 @@
 //! const UP: Site = Site { layer: 0, role: Role::Up };
 //! const DOWN: Site = Site { layer: 0, role: Role::Down };
 //!
-//! impl<B: Backend> Toy<B> {
+//! impl<B: LinearOps> Toy<B> {
 //!     fn forward(&self, x: Tensor<B, 3>, adapter: &impl Adapter<B>, pass: &Pass<B>) -> Tensor<B, 3> {
 //!         let block = LayerAdapter { adapter, pass, layer: 0 };
 //!         let wide = block.project(Role::Up, &self.up, x).tanh();
@@ -111,7 +111,8 @@
 //!    [`WeightSource`] reads. It is saved with the adapter, so that nothing is decomposed twice.
 //! 6. [`seed`]: first values are drawn on the host, each a function of the [`Seed`] and its own path: the same on every
 //!    backend and in any order.
-//! 7. [`low_rank`]: the branch that most methods are, beside a frozen layer.
+//! 7. [`ops`] and [`low_rank`]: the frozen layer as an extension of burn's backends, and the branch that most methods
+//!    are beside it.
 //! 8. [`backbone`] and [`delta`]: a [`Backbone`] lists its linear layers and merges the [`Delta`] of each site.
 //! 9. [`parameters`]: parameters by path, to edit, count, save and restore them.
 //! 10. [`store`], [`export`], [`import`]: a [`StoredAdapter`] is the native directory; [`export::peft`] and
@@ -138,7 +139,7 @@
 //!
 //! # Features
 //!
-//! `ndarray` and `wgpu` let weights on these backends be decomposed. The CPU backend flex needs no feature.
+//! One for each backend: `flex` (the CPU, on by default), `ndarray`, `wgpu`, `cuda`.
 
 pub mod adapter;
 pub mod backbone;
@@ -148,6 +149,7 @@ pub mod export;
 pub mod import;
 pub mod low_rank;
 pub mod methods;
+pub mod ops;
 pub mod parameters;
 pub mod pass;
 pub mod rank_plan;
@@ -160,6 +162,7 @@ pub use backbone::Backbone;
 pub use delta::{Change, Delta};
 pub use error::{Error, Result};
 pub use methods::{AnyAdapter, Method, MethodConfig};
+pub use ops::{LinearOps, TrainOps};
 pub use pass::{Pass, Seen};
 pub use rank_plan::{NoWeights, Planned, RankPlan, WeightSource};
 pub use seed::Seed;

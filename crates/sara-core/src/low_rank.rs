@@ -1,10 +1,12 @@
 //! The low-rank branch beside a frozen linear layer, in the factored form that trains without a weight-sized gradient.
 
+use burn::module::Param;
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 
 use crate::delta::Change;
+use crate::ops::{self, LinearOps};
 use crate::pass::Pass;
 
 /// The factors of one branch: `y += ((x down) * scale * scaling) up`.
@@ -20,7 +22,7 @@ pub struct LowRank<B: Backend> {
     pub scaling: f64,
 }
 
-impl<B: Backend> LowRank<B> {
+impl<B: LinearOps> LowRank<B> {
     /// Output of `base` with this branch beside it; the branch sees `x` through dropout.
     ///
     /// # Shapes
@@ -42,14 +44,17 @@ impl<B: Backend> LowRank<B> {
     /// - returns `[rows, d_out]`
     fn branch(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         // The scaling goes onto the narrow middle, `[rows, rank]`, where it costs least.
-        let middle = x.cast(self.down.dtype()).matmul(self.down);
+        let middle = ops::linear(x.cast(self.down.dtype()), self.down, None);
         let middle = match self.scale {
             Some(scale) => middle * (scale * self.scaling).unsqueeze(),
             None => middle * self.scaling,
         };
-        middle.matmul(self.up)
+        ops::linear(middle, self.up, None)
     }
 
+}
+
+impl<B: Backend> LowRank<B> {
     /// The change of the weight, every scale folded into `up`.
     pub fn change(self) -> Change<B> {
         let up = match self.scale {
@@ -62,23 +67,16 @@ impl<B: Backend> LowRank<B> {
 
 /// Output of a linear layer without an adapter.
 ///
-/// One product of `[batch * seq, d_in]`: on three dimensions some backends multiply example by example and pack the
-/// weight anew for each.
-///
 /// # Shapes
 /// - `x`: `[batch, seq, d_in]`
 /// - returns `[batch, seq, d_out]`
-pub fn linear<B: Backend>(base: &Linear<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
+pub fn linear<B: LinearOps>(base: &Linear<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
     let [batch, seq, d_in] = x.dims();
     let out = forward_rows(base, x.reshape([batch * seq, d_in]));
     let d_out = out.dims()[1];
     out.reshape([batch, seq, d_out])
 }
 
-fn forward_rows<B: Backend>(base: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
-    let out = x.matmul(base.weight.val());
-    match &base.bias {
-        Some(bias) => out + bias.val().unsqueeze(),
-        None => out,
-    }
+fn forward_rows<B: LinearOps>(base: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    ops::linear(x, base.weight.val(), base.bias.as_ref().map(Param::val))
 }

@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::Backend;
 use sara_svd::SvdOps;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::{Adapter, Figure, Progress, Trainable};
 use crate::delta::Delta;
 use crate::error::{Error, Result};
+use crate::ops::{LinearOps, TrainOps};
 use crate::pass::{Pass, Seen};
 use crate::rank_plan::{RankPlan, WeightSource};
 use crate::seed::Seed;
@@ -25,7 +26,7 @@ pub mod sara;
 /// A method's configuration: what it needs to plan ranks and to make an adapter.
 pub trait Method: Clone + std::fmt::Debug + Default + Serialize + DeserializeOwned {
     /// The adapter it makes.
-    type Adapter<B: Backend>: Adapter<B>;
+    type Adapter<B: LinearOps>: Adapter<B>;
 
     /// The rank of each target. Only methods that need weights read them.
     ///
@@ -37,7 +38,7 @@ pub trait Method: Clone + std::fmt::Debug + Default + Serialize + DeserializeOwn
     ///
     /// # Errors
     /// [`Error::Config`] where the configuration does not fit.
-    fn init<B: Backend>(
+    fn init<B: LinearOps>(
         &self,
         shape: ModelShape,
         plan: &RankPlan,
@@ -106,7 +107,7 @@ macro_rules! methods {
             ///
             /// # Errors
             /// As there.
-            pub fn init<B: Backend>(
+            pub fn init<B: LinearOps>(
                 &self,
                 shape: ModelShape,
                 plan: &RankPlan,
@@ -132,13 +133,17 @@ macro_rules! methods {
             }
         }
 
-        impl<B: Backend> Adapter<B> for AnyAdapter<B> {
+        impl<B: LinearOps> Adapter<B> for AnyAdapter<B> {
             fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
                 match self { $(Self::$method(adapter) => adapter.project(site, base, x, pass)),* }
             }
 
             fn delta(&self, site: Site, base: &Linear<B>) -> Result<Option<Delta<B>>> {
                 match self { $(Self::$method(adapter) => adapter.delta(site, base)),* }
+            }
+
+            fn records_inputs(&self) -> bool {
+                match self { $(Self::$method(adapter) => adapter.records_inputs()),* }
             }
 
             fn penalty(&self, progress: Progress) -> Option<Tensor<B, 1>> {
@@ -150,7 +155,7 @@ macro_rules! methods {
             }
         }
 
-        impl<B: AutodiffBackend> Trainable<B> for AnyAdapter<B> {
+        impl<B: TrainOps> Trainable<B> for AnyAdapter<B> {
             fn after_step(
                 self,
                 grads: &GradientsParams,

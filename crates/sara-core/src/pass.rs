@@ -13,6 +13,7 @@ use crate::site::Site;
 pub struct Pass<B: Backend> {
     /// True where a token counts, `[batch, seq]`; `None` if all do.
     tokens: Option<Tensor<B, 2, Bool>>,
+    is_training: bool,
     seen: Option<RefCell<Seen<B>>>,
 }
 
@@ -39,16 +40,27 @@ impl<B: Backend> Seen<B> {
 impl<B: Backend> Pass<B> {
     /// A pass of evaluation: nothing is recorded, nothing is dropped.
     pub fn evaluation() -> Self {
-        Self { tokens: None, seen: None }
+        Self { tokens: None, is_training: false, seen: None }
     }
 
     /// A pass of training. `tokens [batch, seq]` is true where a token counts; `None` if all do.
     pub fn training(tokens: Option<Tensor<B, 2, Bool>>) -> Self {
-        Self { tokens, seen: Some(RefCell::new(Seen { input_norms: BTreeMap::new() })) }
+        Self { tokens, is_training: true, seen: None }
+    }
+
+    /// The same pass, with a record of what the adapter's layers see; for adapters that
+    /// [ask for it](crate::Adapter::records_inputs).
+    pub fn recording(self) -> Self {
+        Self { seen: Some(RefCell::new(Seen { input_norms: BTreeMap::new() })), ..self }
     }
 
     /// True in training.
     pub fn is_training(&self) -> bool {
+        self.is_training
+    }
+
+    /// True if inputs are recorded: then every token passes every layer, also where only some are needed.
+    pub fn is_recording(&self) -> bool {
         self.seen.is_some()
     }
 
@@ -63,7 +75,8 @@ impl<B: Backend> Pass<B> {
         x * kept * (1.0 / (1.0 - p))
     }
 
-    /// Records the norm of each input feature at `site`; `x [batch, seq, d_in]`. Does nothing in evaluation.
+    /// Records the norm of each input feature at `site`; `x [batch, seq, d_in]`. Does nothing unless the pass is
+    /// [recording](Self::recording).
     pub fn record_input(&self, site: Site, x: &Tensor<B, 3>) {
         let Some(seen) = &self.seen else { return };
         let [batch, seq, d_in] = x.dims();

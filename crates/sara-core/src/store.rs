@@ -7,11 +7,11 @@
 use std::fs;
 use std::path::Path;
 
-use burn::tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::methods::{AnyAdapter, MethodConfig};
+use crate::ops::LinearOps;
 use crate::parameters::{Tensors, restore};
 use crate::rank_plan::RankPlan;
 use crate::seed::Seed;
@@ -107,7 +107,7 @@ impl StoredAdapter {
     /// # Errors
     /// [`Error::Config`] or [`Error::Rank`] where the description is impossible, [`Error::Mismatch`] where the tensors
     /// are not those that it describes.
-    pub fn build<B: Backend>(&self, device: &B::Device) -> Result<AnyAdapter<B>> {
+    pub fn build<B: LinearOps>(&self, device: &B::Device) -> Result<AnyAdapter<B>> {
         let Manifest { method, shape, plan, .. } = &self.manifest;
         plan.check()?;
         // The seed does not matter: every value drawn from it is replaced.

@@ -11,7 +11,7 @@ use burn_autodiff::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 use clap::Parser;
 use rand::Rng;
-use sara_core::{MethodConfig, Seed, Targets};
+use sara_core::{MethodConfig, Role, Seed, Site, Targets};
 use sara_models::config::EncoderConfig;
 use sara_models::data::{Dataset, Item, Lengths, Report, Target};
 use sara_models::pretrained::{Checkpoint, Loaded};
@@ -50,6 +50,11 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
+    // On a thread of the pool, as the command line does it.
+    rayon::scope(|_| bench(&args))
+}
+
+fn bench(args: &Args) -> anyhow::Result<()> {
     let device = FlexDevice;
     let checkpoint = Checkpoint::open(&args.model)?;
     let config = &checkpoint.config;
@@ -108,16 +113,25 @@ fn random_data(config: &EncoderConfig, rows: usize, seq: usize) -> Dataset {
     Dataset { items, report }
 }
 
-/// Floating-point operations of the matrix products of the backbone, forward and back to its inputs.
+/// Floating-point operations of the matrix products that a step of a classifier cannot do without.
 ///
-/// The weights are frozen, so the way back costs as much as the way there. The adapters' own are a hundredth of it.
+/// Forward, the last block needs keys and values of every token, and the rest of the first one alone. Back, the weights are
+/// frozen, so that each layer costs as much as forward, but nothing below the first block's projections is trained. The
+/// adapters' own are a hundredth of it.
 fn step_flops(config: &EncoderConfig, rows: usize, seq: usize) -> f64 {
-    let tokens = (rows * seq) as f64;
-    let weights: usize = config.linears().iter().map(|linear| linear.d_in * linear.d_out).sum();
-    let attention = 2.0 * 2.0 * tokens * seq as f64 * config.hidden as f64 * config.n_layers as f64;
-    let forward = 2.0 * tokens * weights as f64 + attention;
-    // Attention has two products forward and four back.
-    2.0 * forward + attention
+    let (first, last) = (0, config.n_layers - 1);
+    let of_linear = |linear: &sara_core::Target| {
+        let Site { layer, role } = linear.site;
+        let tokens = if layer == last && !matches!(role, Role::Key | Role::Value) { rows } else { rows * seq };
+        let ways = if layer == first && matches!(role, Role::Query | Role::Key | Role::Value) { 1 } else { 2 };
+        2.0 * (ways * tokens * linear.d_in * linear.d_out) as f64
+    };
+    // Two products forward and four back, for every query.
+    let of_attention = |layer: usize| {
+        let queries = if layer == last { rows } else { rows * seq };
+        2.0 * (6 * queries * seq * config.hidden) as f64
+    };
+    config.linears().iter().map(of_linear).sum::<f64>() + (0..config.n_layers).map(of_attention).sum::<f64>()
 }
 
 /// Rate of one large product, in operations per second: the best of five.

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::backend::Backend;
 use sara_core::parameters::Tensors;
 use sara_core::store::StoredAdapter;
-use sara_core::{AnyAdapter, Backbone, Seed};
+use sara_core::{AnyAdapter, Backbone, LinearOps, Seed};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Classes, Dataset, Targets, Task, read};
@@ -65,18 +65,19 @@ impl Answer {
     }
 }
 
-/// An adapter directory, native or PEFT's.
+/// An adapter directory, native or PEFT's, and what a reader of PEFT's should know.
 ///
 /// # Errors
 /// What reading it said, or where it does not fit the model.
-pub fn read_adapter(dir: &Path, checkpoint: &Checkpoint) -> Result<StoredAdapter> {
+pub fn read_adapter(dir: &Path, checkpoint: &Checkpoint) -> Result<(StoredAdapter, Vec<String>)> {
     if dir.join("adapter_config.json").exists() {
         let config = &checkpoint.config;
         let imported = sara_core::import::peft::import(dir, &config.linears(), config.shape())?;
         let head: Tensors = imported.head.into_iter().collect();
         let mut manifest = imported.stored.manifest;
         manifest.head = head.keys().cloned().collect();
-        return Ok(StoredAdapter { manifest, head, adapter: imported.stored.adapter });
+        let stored = StoredAdapter { manifest, head, adapter: imported.stored.adapter };
+        return Ok((stored, imported.notes));
     }
     let stored = StoredAdapter::read(dir)?;
     let linears = checkpoint.config.linears();
@@ -89,12 +90,12 @@ pub fn read_adapter(dir: &Path, checkpoint: &Checkpoint) -> Result<StoredAdapter
         .map(|planned| format!("{} is not in this model", planned.target.name))
         .collect();
     if mismatches.is_empty() {
-        return Ok(stored);
+        return Ok((stored, Vec::new()));
     }
     Err(sara_core::Error::Mismatch { what: dir.display().to_string(), mismatches }.into())
 }
 
-impl<B: Backend> Adapted<B> {
+impl<B: LinearOps> Adapted<B> {
     /// Opens the checkpoint in `model`, and the adapter in `adapter` if one is given.
     ///
     /// # Errors
@@ -102,7 +103,10 @@ impl<B: Backend> Adapted<B> {
     pub fn open(model: &Path, adapter: Option<&Path>, device: &B::Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(model)?;
         let tokenizer = Tokenizer::load(model)?;
-        let stored = adapter.map(|dir| read_adapter(dir, &checkpoint)).transpose()?;
+        let (stored, mut notes) = match adapter {
+            Some(dir) => read_adapter(dir, &checkpoint).map(|(stored, notes)| (Some(stored), notes))?,
+            None => (None, Vec::new()),
+        };
         let of_adapter = stored.as_ref().filter(|stored| !stored.head.is_empty());
         let of_checkpoint = checkpoint.config.labels.as_deref().map(Answer::of_labels);
         let answer = match of_adapter {
@@ -114,10 +118,14 @@ impl<B: Backend> Adapted<B> {
             None => of_checkpoint.ok_or_else(|| Error::NoHead { path: model.to_owned() })?,
         };
         let (n_labels, seed) = (answer.n_labels(), Seed(0));
-        let Loaded { model, mut head, notes } = match of_adapter {
+        let Loaded { model, mut head, notes: of_head } = match of_adapter {
             Some(_) => checkpoint.load_with_new_head(n_labels, seed, device)?,
             None => checkpoint.load(n_labels, seed, device)?,
         };
+        // What is new in the head is in the adapter's, where it has one.
+        if of_adapter.is_none() {
+            notes.extend(of_head);
+        }
         let mut built = None;
         if let Some(stored) = &stored {
             built = Some(stored.build(device)?);

@@ -14,7 +14,7 @@ use crate::ops::{EncoderOps, attention, gelu, layer_norm};
 use crate::weights::weight_to_file;
 
 mod inputs;
-pub use inputs::Inputs;
+pub use inputs::{Inputs, check_tokens};
 
 /// The linear layers of a block, in the order of all lists.
 const ROLES: [Role; 6] = [Role::Query, Role::Key, Role::Value, Role::Output, Role::Up, Role::Down];
@@ -125,10 +125,38 @@ impl<B: EncoderOps> Encoder<B> {
     /// # Shapes
     /// - returns `[batch, seq, d]`
     pub fn forward<A: Adapter<B>>(&self, inputs: &Inputs<B>, adapter: &A, pass: &Pass<B>) -> Tensor<B, 3> {
+        self.blocks(inputs, adapter, pass, Queries::All)
+    }
+
+    /// Hidden state of the first token after the last block: all that a classifier reads.
+    ///
+    /// The last block then needs the other tokens as keys and values alone. In a pass that records inputs it computes
+    /// them in full, so that every layer sees every token.
+    ///
+    /// # Shapes
+    /// - returns `[batch, 1, d]`
+    pub fn first_token<A: Adapter<B>>(
+        &self,
+        inputs: &Inputs<B>,
+        adapter: &A,
+        pass: &Pass<B>,
+    ) -> Tensor<B, 3> {
+        let of_last = if pass.is_recording() { Queries::All } else { Queries::First };
+        self.blocks(inputs, adapter, pass, of_last).narrow(1, 0, 1)
+    }
+
+    fn blocks<A: Adapter<B>>(
+        &self,
+        inputs: &Inputs<B>,
+        adapter: &A,
+        pass: &Pass<B>,
+        of_last: Queries,
+    ) -> Tensor<B, 3> {
         let dropouts = if pass.is_training() { self.dropouts } else { Dropouts::default() };
         let embedded = pass.dropout(self.embeddings.forward(inputs), dropouts.hidden);
         self.layers.iter().enumerate().fold(embedded, |hidden, (layer, block)| {
-            block.forward(hidden, inputs, &LayerAdapter { adapter, pass, layer }, dropouts)
+            let queries = if layer + 1 == self.layers.len() { of_last } else { Queries::All };
+            block.forward(hidden, queries, inputs, &LayerAdapter { adapter, pass, layer }, dropouts)
         })
     }
 }
@@ -142,17 +170,29 @@ impl<B: EncoderOps> Embeddings<B> {
     }
 }
 
+/// The tokens whose output of a block is wanted.
+#[derive(Debug, Clone, Copy)]
+enum Queries {
+    All,
+    First,
+}
+
 impl<B: EncoderOps> Layer<B> {
     fn forward<A: Adapter<B>>(
         &self,
         x: Tensor<B, 3>,
+        queries: Queries,
         inputs: &Inputs<B>,
         adapter: &LayerAdapter<'_, B, A>,
         dropouts: Dropouts,
     ) -> Tensor<B, 3> {
-        let query = adapter.project(Role::Query, &self.query, x.clone());
         let key = adapter.project(Role::Key, &self.key, x.clone());
         let value = adapter.project(Role::Value, &self.value, x.clone());
+        let x = match queries {
+            Queries::All => x,
+            Queries::First => x.narrow(1, 0, 1),
+        };
+        let query = adapter.project(Role::Query, &self.query, x.clone());
         let attended = attention(query, key, value, self.n_heads, inputs.mask.clone(), dropouts.attention);
         let attended = adapter.project(Role::Output, &self.output, attended);
         let x = self.output_norm.forward(adapter.pass.dropout(attended, dropouts.hidden) + x);

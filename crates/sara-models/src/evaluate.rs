@@ -28,7 +28,7 @@ pub fn predict<B: EncoderOps, A: Adapter<B>>(
     for rows in batches(&data.lengths(), batch_size, Order::Sorted) {
         let inputs = Inputs::of_batch(model.config(), data.batch(&rows, model.pad_id()), &device)?;
         let pass = Pass::evaluation();
-        let hidden = model.forward(&inputs, &trained.adapter, &pass);
+        let hidden = model.first_token(&inputs, &trained.adapter, &pass);
         let values = trained.head.forward(hidden, &pass);
         let [_, n_labels] = values.dims();
         let values: Vec<f32> = values.into_data().convert::<f32>().iter().collect();

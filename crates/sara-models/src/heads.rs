@@ -1,12 +1,12 @@
 //! The classification head: a dense layer with tanh on the first token, then one output for each label.
 
-use burn::module::Module;
+use burn::module::{Module, ParamId};
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use sara_core::Pass;
 use sara_core::low_rank::linear;
 use sara_core::parameters::{Tensors, edit};
+use sara_core::{LinearOps, Pass};
 
 use crate::config::Family;
 use crate::error::Error;
@@ -43,9 +43,12 @@ impl<B: Backend> Head<B> {
     /// One logit for each label.
     ///
     /// # Shapes
-    /// - `hidden`: `[batch, seq, d]`, the encoder's output
+    /// - `hidden`: `[batch, seq, d]`, the encoder's output, of which the first token is read
     /// - returns `[batch, n_labels]`
-    pub fn forward(&self, hidden: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 2> {
+    pub fn forward(&self, hidden: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 2>
+    where
+        B: LinearOps,
+    {
         let first = hidden.narrow(1, 0, 1);
         let first = match self.family {
             Family::Roberta => pass.dropout(first, self.dropout),
@@ -113,6 +116,11 @@ impl<B: Backend> Head<B> {
         self.dense = replaced(self.dense, dense, tensors);
         self.out_proj = replaced(self.out_proj, out_proj, tensors);
         Ok(self)
+    }
+
+    /// The trained biases, which transformers' trainer leaves out of the weight decay.
+    pub fn biases(&self) -> Vec<ParamId> {
+        self.trained().iter().filter_map(|(_, linear)| Some(linear.bias.as_ref()?.id)).collect()
     }
 
     fn trained(&self) -> Vec<(&'static str, &Linear<B>)> {

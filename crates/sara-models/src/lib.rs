@@ -97,6 +97,5 @@ pub mod schedule;
 pub mod tokenizer;
 pub mod train;
 pub mod weights;
-mod write;
 
 pub use error::{Error, Result};

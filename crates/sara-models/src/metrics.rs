@@ -26,11 +26,15 @@ impl Metrics {
         self.0.iter().map(|(name, value)| (name.as_str(), *value))
     }
 
-    /// By which models are compared, greater is better: the accuracy, else Pearson's correlation, else the loss, negated.
+    /// The metric of the task, with its name: the accuracy, else Pearson's correlation.
+    pub fn headline(&self) -> Option<(&'static str, f64)> {
+        ["accuracy", "pearson"].into_iter().find_map(|name| Some((name, self.value(name)?)))
+    }
+
+    /// By which models are compared, greater is better: the [headline](Self::headline), else the loss, negated.
     pub fn score(&self) -> Option<f64> {
-        self.value("accuracy")
-            .or_else(|| self.value("pearson"))
-            .or_else(|| self.value("loss").map(|loss| -loss))
+        let headline = self.headline().map(|(_, value)| value);
+        headline.or_else(|| self.value("loss").map(|loss| -loss))
     }
 
     /// Whether this beats `best`. A tie does not, so the earlier model stays; a model without a score never does.

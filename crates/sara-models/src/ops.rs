@@ -1,4 +1,4 @@
-//! The encoder's operations as an extension of burn's backends: GELU, layer norm, attention, linear.
+//! The encoder's operations as an extension of burn's backends: GELU, layer norm, attention.
 //!
 //! [`EncoderOps`] has burn's own operations as default bodies, so a backend joins with an empty `impl`.
 //! Flex overrides them with fused loops (`ops/flex.rs`); `Autodiff` records each as one node of the graph
@@ -14,12 +14,13 @@ mod stock;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{BoolTensor, FloatTensor};
 use burn::tensor::{Bool, Tensor, TensorPrimitive};
+use sara_core::LinearOps;
 
 /// Backend extension: fused encoder operations, by default burn's own ones.
 ///
 /// The free functions of this module are the interface; the methods here are what a backend may override.
 /// Gradients are methods of their own, because a parent that is not trained needs none.
-pub trait EncoderOps: Backend {
+pub trait EncoderOps: LinearOps {
     /// See [`gelu`].
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         stock::gelu::<Self>(x)
@@ -77,13 +78,13 @@ pub trait EncoderOps: Backend {
 /// What [`attention`] takes, as the backend's own tensors.
 #[derive(Clone, Debug)]
 pub struct AttentionInputs<B: Backend> {
-    /// Queries `[batch, seq, d]`, heads side by side.
+    /// Queries `[batch, n_queries, d]`, heads side by side.
     pub q: FloatTensor<B>,
-    /// Keys `[batch, seq, d]`.
+    /// Keys `[batch, n_keys, d]`.
     pub k: FloatTensor<B>,
-    /// Values `[batch, seq, d]`.
+    /// Values `[batch, n_keys, d]`.
     pub v: FloatTensor<B>,
-    /// Which keys count, `[batch, seq]`.
+    /// Which keys count, `[batch, n_keys]`.
     pub mask: Option<BoolTensor<B>>,
     /// Number of heads, a divisor of `d`.
     pub n_heads: usize,
@@ -128,15 +129,16 @@ pub fn layer_norm<B: EncoderOps>(
     tensor(B::fused_layer_norm(primitive(x), primitive(gamma), primitive(beta), epsilon))
 }
 
-/// Attention of every position to every position that counts, with scores scaled by `1 / sqrt(d / n_heads)`.
+/// Attention of every query to every key that counts, with scores scaled by `1 / sqrt(d / n_heads)`.
 ///
 /// Keys where `mask` is false take no part at all. Where that leaves a sequence without keys, its output
 /// and the gradients through it are zero. A `dropout` on the probabilities above 0 acts only on a backend
 /// that differentiates, and is left to burn's own operations.
 ///
 /// # Shapes
-/// - `q`, `k`, `v` and the result: `[batch, seq, d]`, the heads side by side
-/// - `mask`: `[batch, seq]`, true where a key counts
+/// - `q` and the result: `[batch, n_queries, d]`, the heads side by side
+/// - `k`, `v`: `[batch, n_keys, d]`
+/// - `mask`: `[batch, n_keys]`, true where a key counts
 ///
 /// # Panics
 /// If the shapes differ from these, or `n_heads` does not divide `d`.
@@ -148,36 +150,17 @@ pub fn attention<B: EncoderOps>(
     mask: Option<Tensor<B, 2, Bool>>,
     dropout: f64,
 ) -> Tensor<B, 3> {
-    let [batch, seq, d] = q.dims();
-    assert_eq!([k.dims(), v.dims()], [q.dims(); 2], "query, key and value have one shape");
+    let ([batch, _, d], [_, n_keys, _]) = (q.dims(), k.dims());
+    assert_eq!([k.dims(), v.dims()], [[batch, n_keys, d]; 2], "a value for each key, both as wide as a query");
     assert!(n_heads > 0 && d.is_multiple_of(n_heads), "{n_heads} heads do not divide {d} features");
     if let Some(mask) = &mask {
-        assert_eq!(mask.dims(), [batch, seq], "the mask has one value for each key");
+        assert_eq!(mask.dims(), [batch, n_keys], "the mask has one value for each key");
     }
     if dropout > 0.0 && B::ad_enabled(&q.device()) {
         return stock::attention_with_dropout(q, k, v, n_heads, mask, dropout);
     }
     let (q, k, v) = (primitive(q), primitive(k), primitive(v));
     tensor(B::fused_attention(AttentionInputs { q, k, v, mask: mask.map(Tensor::into_primitive), n_heads }))
-}
-
-/// `x weight + bias` as one product of `[batch * seq, d_in]`.
-///
-/// On three dimensions a backend may multiply example by example, and prepare the weight anew for each.
-///
-/// # Shapes
-/// - `x`: `[batch, seq, d_in]`
-/// - `weight`: `[d_in, d_out]`, `bias`: `[d_out]`
-/// - returns `[batch, seq, d_out]`
-pub fn linear<B: Backend>(x: Tensor<B, 3>, weight: Tensor<B, 2>, bias: Option<Tensor<B, 1>>) -> Tensor<B, 3> {
-    let [batch, seq, d_in] = x.dims();
-    let d_out = weight.dims()[1];
-    let y = x.reshape([batch * seq, d_in]).matmul(weight);
-    let y = match bias {
-        Some(bias) => y + bias.unsqueeze(),
-        None => y,
-    };
-    y.reshape([batch, seq, d_out])
 }
 
 fn tensor<B: Backend, const D: usize>(x: FloatTensor<B>) -> Tensor<B, D> {

@@ -1,9 +1,9 @@
 //! AdamW by parameter path, gradient accumulation and clipping; gradients are borrowed, state outlives a process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{FloatDType, Shape, Tensor, TensorData};
@@ -40,7 +40,7 @@ impl Default for AdamWConfig {
 #[derive(Debug)]
 pub struct Optimizer<B: AutodiffBackend> {
     config: AdamWConfig,
-    without_decay: BTreeSet<String>,
+    without_decay: Vec<ParamId>,
     moments: BTreeMap<String, Moments<B::InnerBackend>>,
 }
 
@@ -60,12 +60,12 @@ struct Moments<B: Backend> {
 impl<B: AutodiffBackend> Optimizer<B> {
     /// An optimizer that has seen no gradient yet.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, without_decay: BTreeSet::new(), moments: BTreeMap::new() }
+        Self { config, without_decay: Vec::new(), moments: BTreeMap::new() }
     }
 
-    /// Leaves the parameters at these paths out of the weight decay.
-    pub fn without_decay(mut self, paths: BTreeSet<String>) -> Self {
-        self.without_decay = paths;
+    /// Leaves these parameters out of the weight decay.
+    pub fn without_decay(mut self, parameters: Vec<ParamId>) -> Self {
+        self.without_decay = parameters;
         self
     }
 
@@ -116,13 +116,13 @@ impl<B: AutodiffBackend> Optimizer<B> {
     fn update(
         &mut self,
         path: String,
+        decay: f64,
         learning_rate: f64,
         value: Tensor<B::InnerBackend, 1>,
         grad: Tensor<B::InnerBackend, 1>,
         shape: Shape,
     ) -> Tensor<B::InnerBackend, 1> {
-        let AdamWConfig { beta1, beta2, epsilon, weight_decay } = self.config;
-        let decay = if self.without_decay.contains(&path) { 0.0 } else { weight_decay };
+        let AdamWConfig { beta1, beta2, epsilon, .. } = self.config;
         let (first, second, updates) = match self.moments.remove(&path) {
             Some(old) => (old.first, old.second, old.updates + 1),
             None => (grad.zeros_like(), grad.zeros_like(), 1),
@@ -159,12 +159,14 @@ impl<B: AutodiffBackend> ModuleMapper<B> for Step<'_, B> {
         else {
             return param;
         };
+        let spared = self.optimizer.without_decay.contains(&param.id);
+        let decay = if spared { 0.0 } else { self.optimizer.config.weight_decay };
         param.map(|value| {
             let shape = value.shape();
             let size = [shape.num_elements()];
             let (value, grad) = (value.inner().reshape(size), grad.reshape(size));
-            let next =
-                self.optimizer.update(self.path.joined(), self.learning_rate, value, grad, shape.clone());
+            let path = self.path.joined();
+            let next = self.optimizer.update(path, decay, self.learning_rate, value, grad, shape.clone());
             Tensor::from_inner(next.reshape(shape)).require_grad()
         })
     }

@@ -13,31 +13,32 @@ pub use loss::{Curves, Metric, Point, loss};
 pub use ranks::{SiteRank, ranks};
 pub use spectra::{SiteSpectrum, spectra};
 
+use sara_core::store::write_file;
+
 use crate::error::Result;
-use crate::write::atomic_write;
 
 /// Writes the picture that [`loss()`] draws.
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io) if the file cannot be written.
+/// [`Error::Core`](crate::Error::Core) if the file cannot be written.
 pub fn loss_svg(path: &Path, curves: &Curves<'_>) -> Result<()> {
-    atomic_write(path, loss(curves).as_bytes())
+    Ok(write_file(path, loss(curves).as_bytes())?)
 }
 
 /// Writes the picture that [`ranks()`] draws.
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io) if the file cannot be written.
+/// [`Error::Core`](crate::Error::Core) if the file cannot be written.
 pub fn ranks_svg(path: &Path, sites: &[SiteRank<'_>]) -> Result<()> {
-    atomic_write(path, ranks(sites).as_bytes())
+    Ok(write_file(path, ranks(sites).as_bytes())?)
 }
 
 /// Writes the picture that [`spectra()`] draws.
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io) if the file cannot be written.
+/// [`Error::Core`](crate::Error::Core) if the file cannot be written.
 pub fn spectra_svg(path: &Path, sites: &[SiteSpectrum<'_>]) -> Result<()> {
-    atomic_write(path, spectra(sites).as_bytes())
+    Ok(write_file(path, spectra(sites).as_bytes())?)
 }
 
 /// Each of the names once, in the order in which they come first.

@@ -125,6 +125,7 @@ impl<B: Backend> WeightSource<B> for WeightReader<'_, B> {
         let view = self.checkpoint.weights.tensor(&name).ok_or_else(|| mismatch("missing"))?;
         let found = format!("found {:?} {}", view.shape(), view.dtype());
         let values = to_f32(&view).filter(|_| view.shape() == shape).ok_or_else(|| mismatch(&found))?;
+        self.checkpoint.weights.release(&name);
         Ok(Tensor::from_data(TensorData::new(values, shape), (&self.device, DType::F32)))
     }
 }

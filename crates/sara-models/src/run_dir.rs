@@ -9,10 +9,11 @@ use sara_core::parameters::{Tensors, collect};
 use sara_core::store::{
     Manifest, StoredAdapter, read_safetensors, replace_dir, write_file, write_safetensors,
 };
-use sara_core::{AnyAdapter, Figure};
+use sara_core::{AnyAdapter, Figure, LinearOps};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 use crate::plot::{Curves, Metric, Point, SiteRank, loss_svg, ranks_svg};
 use crate::train::{Best, EvaluationRecord, Journal, State, StepRecord, Trained};
 
@@ -150,12 +151,10 @@ impl RunDir {
                 .collect()
         };
         let train = points(&|record| record["loss"].as_f64());
-        let valid = points(&|record| record["valid"]["loss"].as_f64());
-        let (accuracy, pearson) = (
-            points(&|record| record["valid"]["accuracy"].as_f64()),
-            points(&|record| record["valid"]["pearson"].as_f64()),
-        );
-        let (name, metric) = if accuracy.is_empty() { ("pearson", pearson) } else { ("accuracy", accuracy) };
+        let metrics = |record: &serde_json::Value| Metrics::deserialize(&record["valid"]).ok();
+        let valid = points(&|record| metrics(record)?.value("loss"));
+        let metric = points(&|record| Some(metrics(record)?.headline()?.1));
+        let name = records.iter().find_map(|record| Some(metrics(record)?.headline()?.0)).unwrap_or_default();
         let title =
             self.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let metric = (!metric.is_empty()).then_some(Metric { name, points: &metric });
@@ -208,7 +207,7 @@ impl RunJournal {
     }
 }
 
-impl<B: Backend> Journal<B, AnyAdapter<B>> for RunJournal {
+impl<B: LinearOps> Journal<B, AnyAdapter<B>> for RunJournal {
     fn step(&mut self, record: &StepRecord, _total: usize) -> Result<()> {
         self.line(record)
     }

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use burn::module::Module;
 use burn::tensor::backend::Backend;
 use sara_core::parameters::Tensors;
-use sara_core::{Adapter, Figure};
+use sara_core::{Adapter, Figure, LinearOps};
 use serde::{Deserialize, Serialize};
 
 mod classify;
@@ -134,7 +134,7 @@ pub struct Outcome<B: Backend, A: Module<B>> {
 }
 
 /// Where a run writes things down.
-pub trait Journal<B: Backend, A: Adapter<B>> {
+pub trait Journal<B: LinearOps, A: Adapter<B>> {
     /// After each optimizer step.
     ///
     /// # Errors
@@ -164,7 +164,7 @@ pub trait Journal<B: Backend, A: Adapter<B>> {
 }
 
 /// The journal that keeps nothing.
-impl<B: Backend, A: Adapter<B>> Journal<B, A> for () {}
+impl<B: LinearOps, A: Adapter<B>> Journal<B, A> for () {}
 
 /// Which examples each optimizer step sees: a function of the data's lengths, the options and the step alone.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
@@ -119,9 +120,18 @@ impl Weights {
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         let file = &self.files[*self.file_of.get(name)?];
         let info = file.metadata.info(name)?;
-        let (begin, end) = info.data_offsets;
         // The header was checked against the length of the file.
-        TensorView::new(info.dtype, info.shape.clone(), &file.map[file.start + begin..file.start + end]).ok()
+        TensorView::new(info.dtype, info.shape.clone(), &file.map[file.bytes_of(name)?]).ok()
+    }
+
+    /// Gives back the memory that reading the tensor `name` took: whoever has copied it does not pay for it twice.
+    ///
+    /// It may be read again all the same, from the file.
+    pub fn release(&self, name: &str) {
+        let file = self.file_of.get(name).map(|&number| &self.files[number]);
+        if let Some((file, bytes)) = file.and_then(|file| Some((file, file.bytes_of(name)?))) {
+            file.release(bytes);
+        }
     }
 }
 
@@ -138,6 +148,26 @@ impl MappedFile {
         })?;
         Ok(Self { map, metadata, start: size_of::<u64>() + length })
     }
+
+    /// Where the tensor `name` lies in the map.
+    fn bytes_of(&self, name: &str) -> Option<Range<usize>> {
+        let (begin, end) = self.metadata.info(name)?.data_offsets;
+        Some(self.start + begin..self.start + end)
+    }
+
+    #[cfg(unix)]
+    fn release(&self, bytes: Range<usize>) {
+        #[expect(unsafe_code, reason = "the advice throws away what was written to a map")]
+        // SAFETY: nothing was written to this map, it is read only; its pages come again from the file.
+        let advised = unsafe {
+            self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len())
+        };
+        // Advice may be refused; then the memory stays, and nothing else changes.
+        drop(advised);
+    }
+
+    #[cfg(not(unix))]
+    fn release(&self, _bytes: Range<usize>) {}
 
     fn names(&self) -> impl Iterator<Item = String> {
         self.metadata.offset_keys().into_iter()

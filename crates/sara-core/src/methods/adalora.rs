@@ -39,6 +39,7 @@ use crate::delta::{Change, Delta};
 use crate::error::{Error, Result};
 use crate::low_rank::{LowRank, linear};
 use crate::methods::{Method, probability};
+use crate::ops::{LinearOps, TrainOps};
 use crate::parameters::{edit, state};
 use crate::pass::{Pass, Seen};
 use crate::rank_plan::{Planned, RankPlan, WeightSource};
@@ -187,7 +188,7 @@ impl<B: AutodiffBackend, const D: usize> Importance<B, D> {
 }
 
 impl Method for AdaloraConfig {
-    type Adapter<B: Backend> = Adalora<B>;
+    type Adapter<B: LinearOps> = Adalora<B>;
 
     fn plan<B: SvdOps>(&self, targets: &[Target], _weights: &mut dyn WeightSource<B>) -> Result<RankPlan> {
         if self.target_rank == 0 || self.target_rank > self.initial_rank {
@@ -200,7 +201,7 @@ impl Method for AdaloraConfig {
         RankPlan::constant(targets, self.initial_rank)
     }
 
-    fn init<B: Backend>(
+    fn init<B: LinearOps>(
         &self,
         _shape: ModelShape,
         plan: &RankPlan,
@@ -289,7 +290,7 @@ impl<B: Backend> AdaloraLayer<B> {
     }
 }
 
-impl<B: Backend> Adapter<B> for Adalora<B> {
+impl<B: LinearOps> Adapter<B> for Adalora<B> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
         match self.layers.get(site) {
             Some(layer) => layer.low_rank().project(base, x, self.config.dropout, pass),
@@ -325,7 +326,7 @@ impl<B: Backend> Adapter<B> for Adalora<B> {
     }
 }
 
-impl<B: AutodiffBackend> Trainable<B> for Adalora<B> {
+impl<B: TrainOps> Trainable<B> for Adalora<B> {
     fn after_step(self, grads: &GradientsParams, _seen: &Seen<B::InnerBackend>, progress: Progress) -> Self {
         let Self { layers, config } = self;
         let phases = config.phases(progress.total);

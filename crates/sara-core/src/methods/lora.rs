@@ -22,7 +22,7 @@
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::Tensor;
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::Backend;
 use sara_svd::SvdOps;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,7 @@ use crate::delta::Delta;
 use crate::error::Result;
 use crate::low_rank::{LowRank, linear};
 use crate::methods::{Method, probability};
+use crate::ops::{LinearOps, TrainOps};
 use crate::pass::Pass;
 use crate::rank_plan::{Planned, RankPlan, WeightSource};
 use crate::seed::Seed;
@@ -90,13 +91,13 @@ struct LoraLayer<B: Backend> {
 }
 
 impl Method for LoraConfig {
-    type Adapter<B: Backend> = Lora<B>;
+    type Adapter<B: LinearOps> = Lora<B>;
 
     fn plan<B: SvdOps>(&self, targets: &[Target], _weights: &mut dyn WeightSource<B>) -> Result<RankPlan> {
         RankPlan::constant(targets, self.rank)
     }
 
-    fn init<B: Backend>(
+    fn init<B: LinearOps>(
         &self,
         _shape: ModelShape,
         plan: &RankPlan,
@@ -129,7 +130,7 @@ impl<B: Backend> LoraLayer<B> {
     }
 }
 
-impl<B: Backend> Adapter<B> for Lora<B> {
+impl<B: LinearOps> Adapter<B> for Lora<B> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
         match self.layers.get(site) {
             Some(layer) => layer.low_rank().project(base, x, self.dropout, pass),
@@ -142,4 +143,4 @@ impl<B: Backend> Adapter<B> for Lora<B> {
     }
 }
 
-impl<B: AutodiffBackend> Trainable<B> for Lora<B> {}
+impl<B: TrainOps> Trainable<B> for Lora<B> {}

@@ -24,7 +24,7 @@
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::Tensor;
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::Backend;
 use sara_svd::{Convention, SvdOps};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,7 @@ use crate::delta::Delta;
 use crate::error::Result;
 use crate::low_rank::{LowRank, linear};
 use crate::methods::{Method, probability};
+use crate::ops::{LinearOps, TrainOps};
 use crate::pass::Pass;
 use crate::rank_plan::{Planned, RankPlan, WeightSource};
 use crate::seed::Seed;
@@ -98,14 +99,14 @@ struct SaraLayer<B: Backend> {
 }
 
 impl Method for SaraConfig {
-    type Adapter<B: Backend> = Sara<B>;
+    type Adapter<B: LinearOps> = Sara<B>;
 
     fn plan<B: SvdOps>(&self, targets: &[Target], weights: &mut dyn WeightSource<B>) -> Result<RankPlan> {
         probability("sara.share", self.share)?;
         RankPlan::spectral(targets, self.share, self.convention, weights)
     }
 
-    fn init<B: Backend>(
+    fn init<B: LinearOps>(
         &self,
         _shape: ModelShape,
         plan: &RankPlan,
@@ -158,7 +159,7 @@ impl<B: Backend> SaraLayer<B> {
     }
 }
 
-impl<B: Backend> Adapter<B> for Sara<B> {
+impl<B: LinearOps> Adapter<B> for Sara<B> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
         match self.layers.get(site) {
             Some(layer) => layer.low_rank().project(base, x, self.dropout, pass),
@@ -180,4 +181,4 @@ impl<B: Backend> Adapter<B> for Sara<B> {
     }
 }
 
-impl<B: AutodiffBackend> Trainable<B> for Sara<B> {}
+impl<B: TrainOps> Trainable<B> for Sara<B> {}

@@ -2,12 +2,11 @@
 
 use burn::module::AutodiffModule;
 use burn::optim::GradientsParams;
-use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor, TensorData};
 use sara_core::parameters::{collect, count_trained, restore, without_gradient};
 use sara_core::{
-    Adapter, AnyAdapter, Backbone, Manifest, MethodConfig, Pass, Progress, Seed, Seen, StoredAdapter,
-    Trainable,
+    Adapter, AnyAdapter, Backbone, LinearOps, Manifest, MethodConfig, Pass, Progress, Seed, Seen, StoredAdapter,
+    TrainOps, Trainable,
 };
 
 use crate::noise::{cast, gradients, noised};
@@ -80,7 +79,7 @@ fn the_table_has_every_method() {
     }
 }
 
-fn starts_at_the_backbone<B: AutodiffBackend>(case: &Case) {
+fn starts_at_the_backbone<B: TrainOps>(case: &Case) {
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
     let adapted = backbone.forward(x.clone(), &case.init(1, &device), &Pass::evaluation());
@@ -88,7 +87,7 @@ fn starts_at_the_backbone<B: AutodiffBackend>(case: &Case) {
     assert_eq!(values(adapted), values(backbone.plain(x)));
 }
 
-fn moves_with_its_parameters<B: AutodiffBackend>(case: &Case) {
+fn moves_with_its_parameters<B: TrainOps>(case: &Case) {
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
     let adapter = noised(case.init::<B>(1, &device), 2);
@@ -97,7 +96,7 @@ fn moves_with_its_parameters<B: AutodiffBackend>(case: &Case) {
 }
 
 /// A scalar that depends on every output and on the penalty.
-fn loss<B: Backend>(backbone: &Tiny<B>, adapter: &impl Adapter<B>, x: Tensor<B, 3>) -> Tensor<B, 1> {
+fn loss<B: LinearOps>(backbone: &Tiny<B>, adapter: &impl Adapter<B>, x: Tensor<B, 3>) -> Tensor<B, 1> {
     let out = backbone.forward(x, adapter, &Pass::evaluation());
     let elements = out.shape().num_elements();
     let loss = out.powi_scalar(2).reshape([1, elements]).sum_dim(1).reshape([1]);
@@ -107,7 +106,7 @@ fn loss<B: Backend>(backbone: &Tiny<B>, adapter: &impl Adapter<B>, x: Tensor<B, 
     }
 }
 
-fn every_parameter_has_a_gradient<B: AutodiffBackend>(case: &Case) {
+fn every_parameter_has_a_gradient<B: TrainOps>(case: &Case) {
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
     let adapter = case.init::<B>(1, &device);
@@ -124,7 +123,7 @@ fn every_parameter_has_a_gradient<B: AutodiffBackend>(case: &Case) {
 }
 
 /// The gradient of every single value against central differences.
-fn gradients_are_the_slopes<B: AutodiffBackend>(case: &Case) {
+fn gradients_are_the_slopes<B: TrainOps>(case: &Case) {
     let device = B::Device::default();
     // In f64 the difference itself errs by the step squared times the curvature, about 1e-8; in f32 by its rounding over the step, 1e-2.
     let (dtype, step, tolerance) =
@@ -157,7 +156,7 @@ fn gradients_are_the_slopes<B: AutodiffBackend>(case: &Case) {
 
 /// Whether the backend computes in `dtype`: some claim types whose results come out as nonsense, on layers without an
 /// adapter too.
-fn computes_in<B: Backend>(dtype: DType) -> bool {
+fn computes_in<B: LinearOps>(dtype: DType) -> bool {
     let device = B::Device::default();
     if B::dtype_usage(&device, dtype).is_empty() {
         return false;
@@ -175,11 +174,11 @@ fn computes_in<B: Backend>(dtype: DType) -> bool {
     error <= NONSENSE
 }
 
-fn value<B: AutodiffBackend>(backbone: &Tiny<B>, adapter: &AnyAdapter<B>, x: &Tensor<B, 3>) -> f64 {
+fn value<B: TrainOps>(backbone: &Tiny<B>, adapter: &AnyAdapter<B>, x: &Tensor<B, 3>) -> f64 {
     values(loss(&backbone.valid(), &adapter.valid(), x.clone().inner()))[0]
 }
 
-fn stored<B: Backend>(case: &Case, adapter: &AnyAdapter<B>) -> StoredAdapter {
+fn stored<B: LinearOps>(case: &Case, adapter: &AnyAdapter<B>) -> StoredAdapter {
     let manifest = Manifest {
         format: sara_core::store::FORMAT,
         base: "tiny".into(),
@@ -193,7 +192,7 @@ fn stored<B: Backend>(case: &Case, adapter: &AnyAdapter<B>) -> StoredAdapter {
     StoredAdapter { manifest, adapter: collect(adapter), head }
 }
 
-fn state_survives<B: AutodiffBackend>(case: &Case) {
+fn state_survives<B: TrainOps>(case: &Case) {
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
     let mut state = collect(&case.init::<B>(1, &device));
@@ -218,7 +217,7 @@ fn state_survives<B: AutodiffBackend>(case: &Case) {
     assert_eq!(values(backbone.forward(x, &rebuilt, &Pass::evaluation())), before);
 }
 
-fn dtypes_mix<B: AutodiffBackend>(case: &Case) {
+fn dtypes_mix<B: TrainOps>(case: &Case) {
     let device = B::Device::default();
     let adapter = noised(case.init::<B>(1, &device), 2);
     let x = input::<B>(&device);
@@ -236,7 +235,7 @@ fn dtypes_mix<B: AutodiffBackend>(case: &Case) {
     }
 }
 
-fn merge_equals_project<B: AutodiffBackend>(case: &Case) {
+fn merge_equals_project<B: TrainOps>(case: &Case) {
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
     let untrained = case.init::<B>(1, &device);
@@ -261,20 +260,20 @@ fn merge_equals_project<B: AutodiffBackend>(case: &Case) {
     }
 }
 
-fn counts_as_the_formula_says<B: AutodiffBackend>(case: &Case) {
+fn counts_as_the_formula_says<B: TrainOps>(case: &Case) {
     let adapter = case.init::<B>(1, &B::Device::default());
     assert_eq!(count_trained(&adapter), case.count);
     assert_eq!(case.method.count(SHAPE, &case.plan), case.count);
 }
 
-fn seeds_decide<B: AutodiffBackend>(case: &Case) {
+fn seeds_decide<B: TrainOps>(case: &Case) {
     let device = B::Device::default();
     let state = |seed| collect(&case.init::<B>(seed, &device));
     assert_eq!(state(1), state(1));
     assert_ne!(state(1), state(2));
 }
 
-fn rows_are_independent<B: AutodiffBackend>(case: &Case) {
+fn rows_are_independent<B: TrainOps>(case: &Case) {
     let device = B::Device::default();
     let backbone = Tiny::<B>::new(&device);
     let adapter = noised(case.init::<B>(1, &device), 2);
@@ -298,7 +297,7 @@ fn with_dropout(method: &MethodConfig, dropout: f64) -> MethodConfig {
     serde_json::from_value(value).unwrap()
 }
 
-fn dropout_acts_in_training_alone<B: AutodiffBackend>(case: &Case) {
+fn dropout_acts_in_training_alone<B: TrainOps>(case: &Case) {
     let _drawing = crate::pass::one_at_a_time();
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input::<B>(&device));
@@ -321,7 +320,7 @@ fn dropout_acts_in_training_alone<B: AutodiffBackend>(case: &Case) {
     assert_eq!(evaluate(&wet), evaluate(&dry));
 }
 
-fn stays_trainable_after_a_step<B: AutodiffBackend>(case: &Case) {
+fn stays_trainable_after_a_step<B: TrainOps>(case: &Case) {
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
     let mut adapter = noised(case.init::<B>(1, &device), 2);

@@ -45,7 +45,8 @@ fn input_norms_leave_out_padding<B: AutodiffBackend>() {
     let x = Tensor::<B, 3>::from_data(rows, &device);
 
     let record = |tokens: Option<TensorData>| {
-        let pass = Pass::<B>::training(tokens.map(|tokens| Tensor::from_data(tokens, &device)));
+        let tokens = tokens.map(|tokens| Tensor::from_data(tokens, &device));
+        let pass = Pass::<B>::training(tokens).recording();
         pass.record_input(SITE, &x);
         pass.into_seen()
     };
@@ -58,9 +59,11 @@ fn input_norms_leave_out_padding<B: AutodiffBackend>() {
     let all = norms(&record(None));
     assert!((all[0] - 30035f64.sqrt()).abs() < 1e-4, "{all:?}");
 
-    let evaluation = Pass::<B>::evaluation();
-    evaluation.record_input(SITE, &x);
-    assert!(evaluation.into_seen().input_norms.is_empty());
+    // Without being asked, a pass records nothing.
+    for pass in [Pass::<B>::evaluation(), Pass::training(None)] {
+        pass.record_input(SITE, &x);
+        assert!(!pass.is_recording() && pass.into_seen().input_norms.is_empty());
+    }
 }
 
 fn dropout_keeps_the_mean<B: AutodiffBackend>() {

@@ -9,7 +9,7 @@ use sara_core::methods::adalora::AdaloraConfig;
 use sara_core::methods::lora::{LoraConfig, LoraScaling};
 use sara_core::methods::sara::{SaraConfig, SaraStart};
 use sara_core::{
-    Adapter, AnyAdapter, Backbone, LayerAdapter, MethodConfig, ModelShape, NoWeights, Pass, Planned,
+    Adapter, AnyAdapter, Backbone, LayerAdapter, LinearOps, MethodConfig, ModelShape, NoWeights, Pass, Planned,
     RankPlan, Role, Seed, Site, Target,
 };
 
@@ -29,7 +29,7 @@ struct TinyLayer<B: Backend> {
     down: Linear<B>,
 }
 
-impl<B: Backend> Tiny<B> {
+impl<B: LinearOps> Tiny<B> {
     pub(crate) fn new(device: &B::Device) -> Self {
         let linear = |path: String, d_in: usize, d_out: usize| {
             let weight = random(&format!("{path}.weight"), [d_in, d_out], device) * 0.5;
@@ -140,7 +140,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    pub(crate) fn init<B: Backend>(&self, seed: u64, device: &B::Device) -> AnyAdapter<B> {
+    pub(crate) fn init<B: LinearOps>(&self, seed: u64, device: &B::Device) -> AnyAdapter<B> {
         self.method.init(SHAPE, &self.plan, Seed(seed), device).unwrap()
     }
 }

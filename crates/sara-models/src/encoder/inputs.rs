@@ -4,7 +4,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 
 use crate::config::{EncoderConfig, Family};
-use crate::data::Batch;
+use crate::data::{Batch, Dataset};
 use crate::error::Error;
 
 /// One padded batch on the device, every tensor `[batch, seq]`.
@@ -54,6 +54,20 @@ impl<B: Backend> Inputs<B> {
             mask: padded.then(|| Tensor::from_data(TensorData::new(mask, [rows, columns]), device)),
         })
     }
+}
+
+/// Whether a model of this `config` has an embedding for every token of `data`, to be asked before a long run begins.
+///
+/// # Errors
+/// [`Error::Input`], naming the first token that it has none for.
+pub fn check_tokens(config: &EncoderConfig, data: &Dataset) -> Result<(), Error> {
+    for item in &data.items {
+        let int = |values: &[u32]| values.iter().map(|&value| value as i32).collect::<Vec<_>>();
+        let shape = [1, item.ids.len()];
+        check(config, &int(&item.ids), &int(&item.types), &vec![true; item.ids.len()], shape)
+            .map_err(|problem| Error::Input { problem })?;
+    }
+    Ok(())
 }
 
 /// What a backend would answer with a panic, or not at all.

@@ -84,7 +84,7 @@ impl EncoderOps for Flex {
 
     fn fused_attention(inputs: AttentionInputs<Self>) -> FlexTensor {
         let shape = inputs.q.layout().shape().clone();
-        if !fuses([&inputs.q, &inputs.k, &inputs.v]) || is_empty(&inputs.q) {
+        if !fuses([&inputs.q, &inputs.k, &inputs.v]) || is_empty(&inputs.q) || is_empty(&inputs.k) {
             return stock::attention::<Self>(inputs);
         }
         tensor(Attention::new(inputs).forward(), shape)
@@ -95,13 +95,14 @@ impl EncoderOps for Flex {
         grad: FlexTensor,
         wanted: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
-        let shape = inputs.q.layout().shape().clone();
-        if !fuses([&inputs.q, &inputs.k, &inputs.v, &grad]) || is_empty(&inputs.q) {
+        let shapes = [&inputs.q, &inputs.k, &inputs.v].map(|x| x.layout().shape().clone());
+        if !fuses([&inputs.q, &inputs.k, &inputs.v, &grad]) || is_empty(&inputs.q) || is_empty(&inputs.k) {
             return stock::attention_backward::<Self>(inputs, grad, wanted);
         }
         let grad = contiguous(grad);
-        let grads = Attention::new(inputs).backward(grad.storage::<f32>(), wanted);
-        grads.map(|grad| grad.map(|grad| tensor(grad, shape.clone())))
+        let [dq, dk, dv] = Attention::new(inputs).backward(grad.storage::<f32>(), wanted);
+        let [q, k, v] = shapes;
+        [(dq, q), (dk, k), (dv, v)].map(|(grad, shape)| grad.map(|grad| tensor(grad, shape)))
     }
 }
 

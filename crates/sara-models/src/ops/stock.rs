@@ -133,10 +133,10 @@ fn probabilities<B: Backend>(
     k: Tensor<B, 4>,
     mask: Option<Tensor<B, 2, Bool>>,
 ) -> Tensor<B, 4> {
-    let [batch, n_heads, seq, head_dim] = q.dims();
+    let ([batch, n_heads, n_queries, head_dim], n_keys) = (q.dims(), k.dims()[2]);
     let scores = q.matmul(k.transpose()) * (head_dim as f64).sqrt().recip();
     let Some(mask) = mask else { return softmax(scores, 3) };
-    let padded = mask.bool_not().reshape([batch, 1, 1, seq]).expand([batch, n_heads, seq, seq]);
+    let padded = mask.bool_not().reshape([batch, 1, 1, n_keys]).expand([batch, n_heads, n_queries, n_keys]);
     // Not minus infinity, whose softmax is NaN where no key counts.
     let lowest = scores.dtype().finfo().map_or(f64::from(f32::MIN), |info| info.min);
     softmax(scores.mask_fill(padded.clone(), lowest), 3).mask_fill(padded, 0.0)

@@ -182,7 +182,8 @@ impl<B: Backend> Loader<'_, B> {
         convert: impl Fn(&TensorView<'_>) -> Option<Vec<f32>>,
     ) -> Vec<f32> {
         let name = self.checkpoint.in_file(name);
-        let problem = match self.checkpoint.weights.tensor(&name) {
+        let weights = &self.checkpoint.weights;
+        let problem = match weights.tensor(&name) {
             None => format!("{name}: missing, expected {shape:?}"),
             Some(view) if view.shape() != shape => {
                 format!("{name}: expected {shape:?}, found {:?}", view.shape())
@@ -191,6 +192,7 @@ impl<B: Backend> Loader<'_, B> {
                 None => format!("{name}: expected F32, F16 or BF16, found {}", view.dtype()),
                 Some(values) => match values.iter().filter(|value| !value.is_finite()).count() {
                     0 => {
+                        weights.release(&name);
                         self.used.insert(name);
                         return values;
                     }

@@ -32,12 +32,11 @@ pub fn classify<B, A>(
     journal: &mut impl Journal<B, A>,
 ) -> Result<Outcome<B, A>>
 where
-    B: AutodiffBackend + EncoderOps,
-    B::InnerBackend: EncoderOps,
+    B: AutodiffBackend<InnerBackend: EncoderOps> + EncoderOps,
     A: Trainable<B>,
 {
     let mut timetable = Timetable::new(train, options);
-    let mut optimizer = Optimizer::<B>::new(options.optimizer.adamw());
+    let mut optimizer = Optimizer::<B>::new(options.optimizer.adamw()).without_decay(trained.head.biases());
     let (mut step, mut best, mut last) = (0, None::<Best>, None);
     if let Some(state) = resume {
         trained = restore(trained, &state.trained, "checkpoint")?;

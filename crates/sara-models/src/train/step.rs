@@ -51,7 +51,7 @@ pub fn step<B, A>(
     options: &StepOptions,
 ) -> Result<(Trained<B, A>, Stepped)>
 where
-    B: AutodiffBackend + EncoderOps,
+    B: AutodiffBackend<InnerBackend: EncoderOps> + EncoderOps,
     A: Trainable<B>,
 {
     let StepOptions { progress, learning_rate, clip_norm, seed } = *options;
@@ -65,7 +65,8 @@ where
         B::seed(&device, seed.of_step(progress.step, index));
         let inputs = Inputs::of_batch(model.config(), batch.clone(), &device)?;
         let pass = Pass::training(inputs.mask.clone());
-        let hidden = model.forward(&inputs, &trained.adapter, &pass);
+        let pass = if trained.adapter.records_inputs() { pass.recording() } else { pass };
+        let hidden = model.first_token(&inputs, &trained.adapter, &pass);
         let task = loss_of(trained.head.forward(hidden, &pass), batch);
         let share = batch.rows as f64 / rows as f64;
         loss += share * f64::from(task.clone().into_data().iter::<f32>().sum::<f32>());

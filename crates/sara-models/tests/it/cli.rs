@@ -101,6 +101,12 @@ fn json_objects_have_the_keys_of_the_contract() {
     assert_keys(&eval, &["examples", "metrics"]);
     assert_eq!(eval["examples"], 4);
     assert_eq!(eval["metrics"]["accuracy"], train["last"]["accuracy"]);
+
+    let merge = ["merge", "--model", "model", "--adapter", "run/adapter", "--out", "merged"];
+    let merge = place.json(&merge);
+    assert_keys(&merge, &["out", "sites"]);
+    assert_keys(&merge["sites"][0], &["name", "frobenius_norm"]);
+    assert_eq!(merge["sites"][0]["name"], "roberta.encoder.layer.0.attention.self.query");
 }
 
 /// A directory with a config.json and nothing else.
@@ -288,6 +294,40 @@ fn bad_data_is_refused() {
     let done = place.sara(&["train", "--config", "run.toml", "data.train=none.jsonl"]);
     assert_refused(&done, &[], &["none.jsonl"]);
     assert_eq!(done.stderr.matches("No such file").count(), 1, "{}", done.stderr);
+}
+
+#[test]
+fn the_tokenizer_of_another_model_is_refused() {
+    let place = place();
+    let mut tokenizer: Value =
+        serde_json::from_slice(&std::fs::read(place.path("model/tokenizer.json")).unwrap()).unwrap();
+    for id in tokenizer["model"]["vocab"].as_object_mut().unwrap().values_mut() {
+        // Past the special tokens, which are found by their text.
+        if id.as_u64().unwrap() > 8 {
+            *id = json!(id.as_u64().unwrap() + 50_000);
+        }
+    }
+    place.write("model/tokenizer.json", &tokenizer.to_string());
+    training_refused(&place, &[], &["token id 50", "tokenizer is another model's"]);
+}
+
+/// Layers that PEFT lists at rank 0 are left out, and whoever uses the adapter is told.
+#[test]
+fn what_an_import_decides_is_said_by_every_command() {
+    let place = place();
+    let adapter = super::model::fixture("peft-adalora-rank0");
+    let adapter = adapter.to_str().unwrap();
+    for args in [
+        &["eval", "--model", "model", "--adapter", adapter, "--data", "valid.jsonl"][..],
+        &["predict", "--model", "model", "--adapter", adapter, "--data", "valid.jsonl", "--out", "logits"],
+        &["merge", "--model", "model", "--adapter", adapter, "--out", "merged"],
+        &["export", "--model", "model", "--adapter", adapter, "--to", "peft", "--out", "exported"],
+        &["import", "--model", "model", "--from", adapter, "--out", "imported"],
+    ] {
+        let done = place.sara_ok(args);
+        assert!(done.stdout.contains("rank 0, not adapted"), "{args:?}: {}", done.stdout);
+        assert!(!done.stdout.contains("is new"), "{args:?}: {}", done.stdout);
+    }
 }
 
 #[test]

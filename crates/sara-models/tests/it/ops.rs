@@ -37,11 +37,11 @@ fn read<B: Backend, const D: usize>(x: Tensor<B, D>) -> Vec<f64> {
 enum Op {
     Gelu,
     LayerNorm,
-    Attention { n_heads: usize },
-    Linear { d_out: usize },
+    Attention { n_heads: usize, n_queries: usize },
+    Linear { d_out: usize, bias: bool },
 }
 
-/// An operation on tensors of one shape, its inputs drawn from a seed.
+/// An operation on tensors of one shape, attention's queries apart, its inputs drawn from a seed.
 #[derive(Clone, Debug)]
 struct Case {
     op: Op,
@@ -63,8 +63,9 @@ impl Case {
         let sizes = match op {
             Op::Gelu => vec![n],
             Op::LayerNorm => vec![n, d, d],
-            Op::Attention { .. } => vec![n; 3],
-            Op::Linear { d_out } => vec![n, d * d_out, d_out],
+            Op::Attention { n_queries, .. } => vec![shape[0] * n_queries * d, n, n],
+            Op::Linear { d_out, bias: true } => vec![n, d * d_out, d_out],
+            Op::Linear { d_out, bias: false } => vec![n, d * d_out],
         };
         let inputs: Vec<_> = sizes.into_iter().enumerate().map(|(i, n)| noise(i as u64, n)).collect();
         Self { op, shape, mask: None, tracked: vec![true; inputs.len()], inputs }
@@ -81,15 +82,23 @@ impl Case {
         Some(Tensor::from_data(data, &B::Device::default()))
     }
 
+    fn cube<B: Backend>(&self, x: &Tensor<B, 1>) -> Tensor<B, 3> {
+        let [batch, _, d] = self.shape;
+        x.clone().reshape([batch, x.dims()[0] / (batch * d), d])
+    }
+
     /// The operation under test.
     fn fused<B: EncoderOps>(&self, x: &[Tensor<B, 1>]) -> Tensor<B, 3> {
-        let cube = |i: usize| x[i].clone().reshape(self.shape);
+        let cube = |i: usize| self.cube(&x[i]);
         match self.op {
             Op::Gelu => ops::gelu(cube(0)),
             Op::LayerNorm => ops::layer_norm(cube(0), x[1].clone(), x[2].clone(), EPSILON),
-            Op::Attention { n_heads } => ops::attention(cube(0), cube(1), cube(2), n_heads, self.mask(), 0.0),
-            Op::Linear { d_out } => {
-                ops::linear(cube(0), x[1].clone().reshape([self.shape[2], d_out]), Some(x[2].clone()))
+            Op::Attention { n_heads, .. } => ops::attention(cube(0), cube(1), cube(2), n_heads, self.mask(), 0.0),
+            Op::Linear { d_out, .. } => {
+                let rows = cube(0).reshape([self.shape[0] * self.shape[1], self.shape[2]]);
+                let weight = x[1].clone().reshape([self.shape[2], d_out]);
+                let y = sara_core::ops::linear(rows, weight, x.get(2).cloned());
+                y.reshape([self.shape[0], self.shape[1], d_out])
             }
         }
     }
@@ -98,7 +107,7 @@ impl Case {
     /// it to f32.
     fn plain<B: Backend>(&self, x: &[Tensor<B, 1>]) -> Tensor<B, 3> {
         let [batch, seq, d] = self.shape;
-        let cube = |i: usize| x[i].clone().reshape(self.shape);
+        let cube = |i: usize| self.cube(&x[i]);
         match self.op {
             Op::Gelu => cube(0) * ((cube(0) * 0.5_f64.sqrt()).erf() + 1.0) * 0.5,
             Op::LayerNorm => {
@@ -107,21 +116,27 @@ impl Case {
                 let deviation = (mean(centered.clone().square()) + EPSILON).sqrt();
                 centered / deviation * x[1].clone().unsqueeze() + x[2].clone().unsqueeze()
             }
-            Op::Attention { n_heads } => {
-                let split = |i| cube(i).reshape([batch, seq, n_heads, d / n_heads]).swap_dims(1, 2);
+            Op::Attention { n_heads, n_queries } => {
+                let split = |i: usize| {
+                    let rows = x[i].dims()[0] / (batch * d);
+                    cube(i).reshape([batch, rows, n_heads, d / n_heads]).swap_dims(1, 2)
+                };
                 let mut scores =
                     split(0).matmul(split(1).transpose()) * ((d / n_heads) as f64).sqrt().recip();
                 if let Some(mask) = self.mask::<B>() {
                     let padded =
-                        mask.bool_not().reshape([batch, 1, 1, seq]).expand([batch, n_heads, seq, seq]);
+                        mask.bool_not().reshape([batch, 1, 1, seq]).expand([batch, n_heads, n_queries, seq]);
                     scores = scores.mask_fill(padded, -1e30);
                 }
-                softmax(scores, 3).matmul(split(2)).swap_dims(1, 2).reshape(self.shape)
+                softmax(scores, 3).matmul(split(2)).swap_dims(1, 2).reshape([batch, n_queries, d])
             }
-            Op::Linear { d_out } => {
+            Op::Linear { d_out, .. } => {
                 let weight = x[1].clone().reshape([1, d, d_out]);
-                (cube(0).reshape([batch * seq, d, 1]) * weight).sum_dim(1).reshape([batch, seq, d_out])
-                    + x[2].clone().reshape([1, 1, d_out])
+                let y = (cube(0).reshape([batch * seq, d, 1]) * weight).sum_dim(1).reshape([batch, seq, d_out]);
+                match x.get(2) {
+                    Some(bias) => y + bias.clone().reshape([1, 1, d_out]),
+                    None => y,
+                }
             }
         }
     }
@@ -161,9 +176,14 @@ fn assert_close(actual: &Outcome, expected: &Outcome, tolerance: f64, what: &str
     }
 }
 
-/// Odd sizes, one position, more than a chunk and more than a block of queries, padding at the end and inside.
+/// Every token asks, and every token answers.
+fn attention(n_heads: usize, shape: [usize; 3]) -> Case {
+    Case::new(Op::Attention { n_heads, n_queries: shape[1] }, shape)
+}
+
+/// Odd sizes, one position, more than a chunk, a block of queries and a piece of rows, padding at the end and inside.
 fn cases() -> Vec<Case> {
-    let attention = |n_heads, shape| Case::new(Op::Attention { n_heads }, shape);
+    let linear = |d_out, bias, shape| Case::new(Op::Linear { d_out, bias }, shape);
     vec![
         Case::new(Op::Gelu, [1, 1, 1]),
         Case::new(Op::Gelu, [2, 7, 13]),
@@ -172,7 +192,10 @@ fn cases() -> Vec<Case> {
         Case::new(Op::LayerNorm, [2, 7, 13]),
         Case::new(Op::LayerNorm, [3, 9, 1021]),
         Case::new(Op::LayerNorm, [2, 1, 17_000]),
-        Case::new(Op::Linear { d_out: 5 }, [2, 7, 13]),
+        linear(5, true, [2, 7, 13]),
+        linear(1, true, [1, 1, 3]),
+        linear(8, false, [2, 150, 40]),
+        linear(70, true, [3, 150, 33]),
         attention(1, [1, 1, 3]),
         attention(3, [2, 7, 15]),
         attention(1, [2, 7, 13]),
@@ -183,6 +206,9 @@ fn cases() -> Vec<Case> {
         attention(3, [3, 7, 15]).masked(|row, key| key < 7 - 2 * row),
         attention(2, [2, 9, 8]).masked(|row, key| key % 3 != row),
         attention(2, [2, 300, 6]).masked(|row, key| key >= 3 && key < 290 - 150 * row),
+        Case::new(Op::Attention { n_heads: 3, n_queries: 1 }, [2, 7, 15]),
+        Case::new(Op::Attention { n_heads: 3, n_queries: 2 }, [3, 7, 15]).masked(|row, key| key < 7 - 2 * row),
+        Case::new(Op::Attention { n_heads: 2, n_queries: 300 }, [2, 5, 6]),
     ]
 }
 
@@ -228,12 +254,13 @@ fn half_precision_takes_the_default_body() {
 
 #[test]
 fn gradients_equal_finite_differences() {
-    let attention = Case::new(Op::Attention { n_heads: 2 }, [2, 3, 4]);
     let cases = [
         Case::new(Op::Gelu, [1, 2, 5]),
         Case::new(Op::LayerNorm, [1, 2, 5]),
-        attention.clone(),
-        attention.masked(|row, key| key != row),
+        Case::new(Op::Linear { d_out: 3, bias: true }, [1, 2, 5]),
+        attention(2, [2, 3, 4]),
+        attention(2, [2, 3, 4]).masked(|row, key| key != row),
+        Case::new(Op::Attention { n_heads: 2, n_queries: 1 }, [2, 3, 4]),
     ];
     let h = 0.02;
     for case in cases {
@@ -257,8 +284,8 @@ fn gradients_equal_finite_differences() {
 
 #[test]
 fn a_sequence_without_keys_gives_zeros() {
-    let case = Case::new(Op::Attention { n_heads: 3 }, [3, 7, 15]).masked(|row, _| row != 1);
-    let without = Case::new(Op::Attention { n_heads: 3 }, [3, 7, 15]).fused_on_flex();
+    let case = attention(3, [3, 7, 15]).masked(|row, _| row != 1);
+    let without = attention(3, [3, 7, 15]).fused_on_flex();
     let (start, end) = (7 * 15, 2 * 7 * 15);
     for dtype in [DType::F16, DType::F32, DType::F64] {
         let outcome = case.run::<Autodiff<Flex>>(dtype, Case::fused);
@@ -275,7 +302,7 @@ fn a_sequence_without_keys_gives_zeros() {
 
 #[test]
 fn padded_keys_have_no_influence() {
-    let mut case = Case::new(Op::Attention { n_heads: 3 }, [2, 7, 15]).masked(|_, key| key != 2 && key < 5);
+    let mut case = attention(3, [2, 7, 15]).masked(|_, key| key != 2 && key < 5);
     let before = case.fused_on_flex();
     for row in 0..2 {
         for key in [2, 5, 6] {
@@ -316,13 +343,30 @@ fn three_runs_give_the_same_bits() {
     }
 }
 
+/// Rows are cut by the number of threads, which no value may show.
+#[test]
+fn threads_do_not_change_the_bits() {
+    let with = |threads: usize, case: &Case| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| case.fused_on_flex())
+    };
+    let wide = [(8, false), (64, true), (384, true)]
+        .map(|(d_out, bias)| Case::new(Op::Linear { d_out, bias }, [5, 150, 1100]));
+    for case in cases().into_iter().chain(wide) {
+        let alone = with(1, &case);
+        for threads in [2, 3, 5] {
+            assert!(with(threads, &case) == alone, "{:?} {:?}, {threads} threads", case.op, case.shape);
+        }
+    }
+}
+
 #[test]
 fn examples_are_independent() {
     for mut case in cases().into_iter().filter(|case| case.shape[0] > 1) {
         let before = case.fused_on_flex();
         let inputs = if matches!(case.op, Op::Attention { .. }) { 3 } else { 1 };
-        let n = case.shape[1] * case.shape[2];
         for input in &mut case.inputs[..inputs] {
+            let n = input.len() / case.shape[0];
             input[..n].iter_mut().for_each(|x| *x = 0.7 - *x);
         }
         let after = case.fused_on_flex();
@@ -330,7 +374,9 @@ fn examples_are_independent() {
         assert_eq!(before.output[n_out..], after.output[n_out..], "{:?}", case.op);
         assert_ne!(before.output[..n_out], after.output[..n_out], "{:?}", case.op);
         for (before, after) in before.grads.iter().zip(&after.grads).take(inputs) {
-            assert_eq!(before.as_ref().unwrap()[n..], after.as_ref().unwrap()[n..], "{:?}", case.op);
+            let (before, after) = (before.as_ref().unwrap(), after.as_ref().unwrap());
+            let n = before.len() / case.shape[0];
+            assert_eq!(before[n..], after[n..], "{:?}", case.op);
         }
     }
 }

@@ -271,7 +271,7 @@ fn a_file_that_cannot_be_written_is_named_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("missing/loss.svg");
     let error = ranks_svg(&path, &[]).unwrap_err();
-    assert!(matches!(&error, Error::Io { path: named, .. } if *named == path));
+    assert!(matches!(&error, Error::Core(sara_core::Error::Io { path: named, .. }) if *named == path));
     let message = error.to_string();
     assert!(message.starts_with(&format!("{}: ", path.display())) && !message.contains('\n'), "{message}");
 

@@ -8,14 +8,16 @@ use burn::tensor::{Tensor, TensorData};
 use burn_autodiff::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 use sara_core::methods::adalora::AdaloraConfig;
+use sara_core::methods::lora::LoraConfig;
 use sara_core::parameters::{Path, Tensors, collect, restore};
 use sara_core::{Adapter, AnyAdapter, MethodConfig, Pass, Progress, RankPlan, Seed, Target, Targets};
 use sara_models::adapted::Adapted;
-use sara_models::data::Batch;
+use sara_models::data::{self, Batch, Dataset, Item, Lengths, Report};
 use sara_models::encoder::Encoder;
 use sara_models::optimizer::{AdamWConfig, Optimizer};
 use sara_models::pretrained::{Checkpoint, Loaded};
-use sara_models::train::{StepOptions, Stepped, Trained, step};
+use sara_models::run::OptimizerConfig;
+use sara_models::train::{Options, StepOptions, Stepped, Trained, classify, step};
 
 use super::model::{NOISE, Stored, assert_close, fixture, floats, golden_inputs, ints, stored};
 
@@ -76,6 +78,58 @@ fn ten_steps_of_lora_are_those_of_peft() {
         ["classifier.dense.weight", "classifier.dense.weight"],
         "they are compared all the same"
     );
+}
+
+/// Decay so strong that a spared parameter cannot be mistaken for one that decayed.
+#[test]
+fn the_backbone_never_moves_and_biases_do_not_decay() {
+    let _noise = NOISE.lock().unwrap();
+    let checkpoint = Checkpoint::open(&fixture(BASE)).unwrap();
+    let Loaded { model, head, .. } = checkpoint.load::<Train>(3, Seed(0), &FlexDevice).unwrap();
+    let adapter = MethodConfig::Lora(LoraConfig { rank: 2, ..LoraConfig::default() });
+    let plan = RankPlan::constant(&checkpoint.config.linears(), 2).unwrap();
+    let adapter = adapter.init(checkpoint.config.shape(), &plan, Seed(0), &FlexDevice).unwrap();
+    let item = |row: usize| Item {
+        ids: vec![0, 5 + row as u32, 9, 2],
+        types: vec![0; 4],
+        target: data::Target::Class(row % 3),
+    };
+    let tokens = Lengths { min: 4, p25: 4, p50: 4, p75: 4, p95: 4, max: 4 };
+    let report = Report {
+        path: "in memory".into(),
+        examples: 6,
+        dropped: 0,
+        max_tokens: 4,
+        truncated: 0,
+        tokens,
+        classes: Vec::new(),
+        values: None,
+    };
+    let data = Dataset { items: (0..6).map(item).collect(), report };
+    let run = |weight_decay: f64| {
+        let optimizer = OptimizerConfig {
+            weight_decay,
+            learning_rate: 1e-3,
+            batch_size: 6,
+            max_steps: Some(1),
+            warmup_ratio: 0.0,
+            ..OptimizerConfig::default()
+        };
+        let options = Options { optimizer, ..Options::default() };
+        let start = Trained { adapter: adapter.clone(), head: head.clone() };
+        let before = (collect(&model), collect(&start));
+        let outcome = classify(&model, start, &data, None, &options, None, &mut ()).unwrap();
+        assert!(collect(&model) == before.0, "the backbone's values, bit for bit");
+        assert!(collect(&outcome.trained) != before.1);
+        collect(&outcome.trained)
+    };
+    let (still, decayed) = (run(0.0), run(100.0));
+    for (path, values) in &still {
+        // `up` starts at zero, where nothing can decay.
+        let spared = path.ends_with("bias") || path.ends_with("up");
+        let same = values == &decayed[path];
+        assert!(same == spared || path.contains("up"), "{path}: same is {same}");
+    }
 }
 
 #[test]
@@ -147,7 +201,8 @@ fn imported_adapters_give_the_outputs_of_peft() {
         );
         let pass = Pass::evaluation();
         let hidden = model.forward(&inputs, &trained.adapter, &pass);
-        let logits = trained.head.forward(hidden.clone(), &pass);
+        let first = model.first_token(&inputs, &trained.adapter, &pass);
+        let logits = trained.head.forward(first, &pass);
 
         let mask = ints(&golden["attention_mask"]);
         let counted = |values: Vec<f32>| -> Vec<f32> {

@@ -1,6 +1,7 @@
 //! Where words and results go: words to the reader, one JSON object to the script.
 
 use std::fmt::Display;
+use std::io::{Write, stderr, stdout};
 
 use serde::Serialize;
 
@@ -24,17 +25,21 @@ impl Console {
         if self.quiet {
             return;
         }
-        if self.json {
-            eprintln!("{line}");
-        } else {
-            println!("{line}");
+        // A reader who has gone away is no reason to stop working.
+        let _ = if self.json { writeln!(stderr(), "{line}") } else { writeln!(stdout(), "{line}") };
+    }
+
+    /// What was decided on the way, one line each.
+    pub(crate) fn notes(self, notes: &[String]) {
+        for note in notes {
+            self.say(format!("note        {note}"));
         }
     }
 
     /// The result of the command, for a script.
     pub(crate) fn result(self, result: &impl Serialize) -> anyhow::Result<()> {
         if self.json {
-            println!("{}", serde_json::to_string(result)?);
+            writeln!(stdout(), "{}", serde_json::to_string(result)?)?;
         }
         Ok(())
     }

@@ -13,9 +13,9 @@ pub(crate) trait Compute: Backend + EncoderOps + SvdOps {}
 impl<B: Backend + EncoderOps + SvdOps> Compute for B {}
 
 /// What a command does once it has a backend.
-pub(crate) trait Job {
+pub(crate) trait Job: Send {
     /// What comes out.
-    type Output;
+    type Output: Send;
 
     /// Does it.
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output>;
@@ -33,7 +33,8 @@ pub(crate) fn dispatch<J: Job>(choice: Device, console: Console, job: J) -> anyh
     match choice {
         Device::Auto | Device::Cpu => {
             console.say(format!("device      cpu (flex, {threads} threads)"));
-            cpu::run(job)
+            // On a thread of the pool: from outside it every product would wake two threads and wait for both.
+            rayon::scope(|_| cpu::run(job))
         }
         Device::Ndarray => {
             console.say(format!("device      cpu (ndarray, {threads} threads)"));

@@ -44,10 +44,10 @@ struct Report {
 }
 
 impl Job for &Eval {
-    type Output = (Dataset, Metrics);
+    type Output = (Dataset, Metrics, Vec<String>);
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
-        let Adapted { checkpoint, tokenizer, model, trained, answer, .. } =
+        let Adapted { checkpoint, tokenizer, model, trained, answer, notes, .. } =
             Adapted::<B>::open(&self.model, self.adapter.as_deref(), device)?;
         ensure!(
             self.task.is_none_or(|task| task == answer.task),
@@ -62,13 +62,14 @@ impl Job for &Eval {
         let max_tokens = checkpoint.config.max_tokens(self.max_tokens)?;
         let data = Dataset::prepare(&examples, &tokenizer, max_tokens, targets)?;
         let metrics = evaluate(&model, &trained, &data, self.batch_size)?;
-        Ok((data, metrics))
+        Ok((data, metrics, notes))
     }
 }
 
 impl Eval {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
-        let (data, metrics) = dispatch(device.unwrap_or(Device::Auto), console, &self)?;
+        let (data, metrics, notes) = dispatch(device.unwrap_or(Device::Auto), console, &self)?;
+        console.notes(&notes);
         console.say(&data.report);
         for (name, value) in metrics.iter() {
             console.say(format!(

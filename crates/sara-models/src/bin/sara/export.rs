@@ -36,19 +36,20 @@ struct Report {
 }
 
 impl Job for &Export {
-    type Output = ();
+    type Output = Vec<String>;
 
-    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<()> {
+    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Vec<String>> {
         let profile = if self.to == "peft-compact" { PeftProfile::Compact } else { PeftProfile::Portable };
         let adapted = Adapted::<B>::open(&self.model, Some(&self.adapter), device)?;
-        Ok(export_peft(&adapted, profile, &self.out)?)
+        export_peft(&adapted, profile, &self.out)?;
+        Ok(adapted.notes)
     }
 }
 
 impl Export {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
         ensure!(!self.out.exists(), "{}: is there already; choose another --out", self.out.display());
-        dispatch(device.unwrap_or(Device::Cpu), console, &self)?;
+        console.notes(&dispatch(device.unwrap_or(Device::Cpu), console, &self)?);
         console.say(format!("exported    {} ({})", self.out.display(), self.to));
         console.result(&Report { out: self.out, to: self.to })
     }

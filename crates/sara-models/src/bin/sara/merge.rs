@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::ensure;
 use clap::Args;
-use sara_core::Site;
 use sara_models::adapted::Adapted;
 use sara_models::run::Device;
 use serde::Serialize;
@@ -32,30 +31,31 @@ struct Report {
     sites: Vec<SiteReport>,
 }
 
+/// One merged layer, for the report.
 #[derive(Serialize)]
-struct SiteReport {
+pub(crate) struct SiteReport {
     name: String,
     frobenius_norm: f64,
 }
 
 impl Job for &Merge {
-    type Output = Vec<(Site, f64)>;
+    type Output = (Vec<SiteReport>, Vec<String>);
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
         let (merged, norms) = Adapted::<B>::open(&self.model, Some(&self.adapter), device)?.merge()?;
         merged.save(&self.out)?;
-        Ok(norms)
+        let linears = merged.checkpoint.config.linears();
+        let name = |site| linears.iter().find(|linear| linear.site == site).map(|linear| linear.name.clone());
+        let report = |(site, frobenius_norm)| Some(SiteReport { name: name(site)?, frobenius_norm });
+        Ok((norms.into_iter().filter_map(report).collect(), merged.notes))
     }
 }
 
 impl Merge {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
         ensure!(!self.out.exists(), "{}: is there already; choose another --out", self.out.display());
-        let norms = dispatch(device.unwrap_or(Device::Cpu), console, &self)?;
-        let sites: Vec<SiteReport> = norms
-            .into_iter()
-            .map(|(site, frobenius_norm)| SiteReport { name: site.to_string(), frobenius_norm })
-            .collect();
+        let (sites, notes) = dispatch(device.unwrap_or(Device::Cpu), console, &self)?;
+        console.notes(&notes);
         let heading = vec!["site".to_owned(), "norm of the change".to_owned()];
         let row = |site: &SiteReport| vec![site.name.clone(), format!("{:.4}", site.frobenius_norm)];
         console.say(table(&std::iter::once(heading).chain(sites.iter().map(row)).collect::<Vec<_>>()));

@@ -49,22 +49,23 @@ struct Report {
 }
 
 impl Job for &Predict {
-    type Output = (Dataset, Vec<Vec<f32>>);
+    type Output = (Dataset, Vec<Vec<f32>>, Vec<String>);
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
-        let Adapted { checkpoint, tokenizer, model, trained, answer, .. } =
+        let Adapted { checkpoint, tokenizer, model, trained, answer, notes, .. } =
             Adapted::<B>::open(&self.model, self.adapter.as_deref(), device)?;
         let examples = read(&self.data, answer.task)?;
         let max_tokens = checkpoint.config.max_tokens(self.max_tokens)?;
         let data = Dataset::prepare(&examples, &tokenizer, max_tokens, Targets::Ignored)?;
         let logits = predict(&model, &trained, &data, self.batch_size)?;
-        Ok((data, logits))
+        Ok((data, logits, notes))
     }
 }
 
 impl Predict {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
-        let (data, logits) = dispatch(device.unwrap_or(Device::Auto), console, &self)?;
+        let (data, logits, notes) = dispatch(device.unwrap_or(Device::Auto), console, &self)?;
+        console.notes(&notes);
         let mut text = String::new();
         for logits in &logits {
             text.push_str(&serde_json::to_string(&Line { logits })?);

@@ -3,9 +3,8 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use burn::tensor::backend::Backend;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use sara_core::AnyAdapter;
+use sara_core::{AnyAdapter, LinearOps};
 use sara_models::Result;
 use sara_models::run_dir::RunJournal;
 use sara_models::train::{EvaluationRecord, Journal, State, StepRecord, Trained};
@@ -56,7 +55,7 @@ impl Shown {
     }
 }
 
-impl<B: Backend> Journal<B, AnyAdapter<B>> for Shown {
+impl<B: LinearOps> Journal<B, AnyAdapter<B>> for Shown {
     fn step(&mut self, record: &StepRecord, total: usize) -> Result<()> {
         Journal::<B, AnyAdapter<B>>::step(&mut self.journal, record, total)?;
         // As many steps as a reader can follow; the raw values are in the metrics.

@@ -9,6 +9,7 @@ use sara_core::store::write_file;
 use sara_core::{Adapter, AnyAdapter, MethodConfig, RankPlan, Seed};
 use sara_models::adapted::{Adapted, Answer, read_adapter};
 use sara_models::data::Dataset;
+use sara_models::encoder::check_tokens;
 use sara_models::handover::{PeftProfile, export_peft, manifest};
 use sara_models::metrics::Metrics;
 use sara_models::pretrained::{Checkpoint, Loaded};
@@ -111,6 +112,8 @@ impl Prepared {
             checkpoint.config.labels.as_deref(),
             &tokenizer,
         )?;
+        check_tokens(&checkpoint.config, &train)?;
+        check_tokens(&checkpoint.config, &valid)?;
         method.check_steps(run.optimizer.total_steps(train.items.len()))?;
         console.say(format!("model       {} ({})", run.model.display(), checkpoint.config.family.name()));
         console.say(&train.report);
@@ -138,7 +141,7 @@ impl Job for TrainJob {
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Option<Summary>> {
         let Self { prepared, resume, stop_after, dry_run, console } = self;
-        let (adapter, plan, method) = start::<B>(&prepared, device)?;
+        let (adapter, plan, method) = start::<B>(&prepared, console, device)?;
         let run = &prepared.run;
         console.say(show_plan(&plan));
         let shape = prepared.checkpoint.config.shape();
@@ -166,11 +169,13 @@ impl Job for TrainJob {
 /// The adapter at its start: new, or as `init_adapter` says.
 fn start<B: Compute>(
     prepared: &Prepared,
+    console: Console,
     device: &B::Device,
 ) -> anyhow::Result<(AnyAdapter<Autodiff<B>>, RankPlan, MethodConfig)> {
     let Prepared { run, method, checkpoint, .. } = prepared;
     if let Some(dir) = &run.init_adapter {
-        let stored = read_adapter(dir, checkpoint)?;
+        let (stored, notes) = read_adapter(dir, checkpoint)?;
+        console.notes(&notes);
         return Ok((stored.build(device)?, stored.manifest.plan, stored.manifest.method));
     }
     let plan = prepared.plan::<B>(device)?;
@@ -193,11 +198,9 @@ pub(crate) fn execute<B: Compute>(
     let Prepared { run, method, checkpoint, answer, train, valid } = prepared;
     let Loaded { model, mut head, notes } =
         checkpoint.load::<Autodiff<B>>(answer.n_labels(), Seed(run.seed), device)?;
-    for note in notes {
-        console.say(format!("note        {note}"));
-    }
+    console.notes(&notes);
     if let Some(init) = &run.init_adapter {
-        let stored = read_adapter(init, checkpoint)?;
+        let (stored, _) = read_adapter(init, checkpoint)?;
         if !stored.head.is_empty() {
             head = head.with_tensors(&stored.head, &init.display().to_string())?;
         }
@@ -250,8 +253,7 @@ pub(crate) fn execute<B: Compute>(
         best_step: best.as_ref().map(|best| best.step),
         best: best.map(|Best { metrics, .. }| metrics),
         last,
-        bit_for_bit: std::any::type_name::<B>().contains("Flex")
-            || std::any::type_name::<B>().contains("NdArray"),
+        bit_for_bit: B::BIT_FOR_BIT,
     };
     write_file(&dir.path.join("summary.json"), serde_json::to_string_pretty(&summary)?.as_bytes())?;
     console.say(format!("done        {} ({:.0} ms a step)", dir.path.display(), step_ms));

@@ -19,9 +19,10 @@ pub(super) struct Attention {
     q: FlexTensor,
     k: FlexTensor,
     v: FlexTensor,
-    /// Zero for keys that count, minus infinity for the others, `[batch, seq]`.
+    /// Zero for keys that count, minus infinity for the others, `[batch, n_keys]`.
     bias: Vec<f32>,
-    seq: usize,
+    n_queries: usize,
+    n_keys: usize,
     d: usize,
     n_heads: usize,
 }
@@ -29,14 +30,15 @@ pub(super) struct Attention {
 impl Attention {
     pub(super) fn new(inputs: AttentionInputs<Flex>) -> Self {
         let AttentionInputs { q, k, v, mask, n_heads } = inputs;
-        let [batch, seq, d] = q.layout().shape().dims();
-        let bias = mask.map_or_else(|| vec![0.0; batch * seq], |mask| bias(&contiguous(mask)));
-        Self { q: contiguous(q), k: contiguous(k), v: contiguous(v), bias, seq, d, n_heads }
+        let [batch, n_queries, d] = q.layout().shape().dims();
+        let [_, n_keys, _]: [usize; 3] = k.layout().shape().dims();
+        let bias = mask.map_or_else(|| vec![0.0; batch * n_keys], |mask| bias(&contiguous(mask)));
+        Self { q: contiguous(q), k: contiguous(k), v: contiguous(v), bias, n_queries, n_keys, d, n_heads }
     }
 
     pub(super) fn forward(&self) -> Vec<f32> {
         let mut output = vec![0.0; self.q.storage::<f32>().len()];
-        let outputs = MatrixMut::heads(&mut output, self.seq, self.d, self.n_heads);
+        let outputs = MatrixMut::heads(&mut output, self.n_queries, self.d, self.n_heads);
         outputs.into_par_iter().enumerate().for_each_init(Vec::new, |scratch, (index, mut output)| {
             let head = self.head(index);
             for block in head.blocks() {
@@ -49,37 +51,40 @@ impl Attention {
 
     /// Gradients of query, key and value where `wanted`, from that of the output.
     pub(super) fn backward(&self, grad: &[f32], wanted: [bool; 3]) -> [Option<Vec<f32>>; 3] {
-        let mut grads = wanted.map(|wanted| wanted.then(|| vec![0.0; grad.len()]));
-        let [dq, dk, dv] = grads.each_mut().map(|grad| match grad {
-            Some(grad) => {
-                MatrixMut::heads(grad, self.seq, self.d, self.n_heads).into_iter().map(Some).collect()
-            }
-            None => (0..self.n_pieces()).map(|_| None).collect::<Vec<_>>(),
-        });
+        let zeros = |wanted: bool, like: &FlexTensor| wanted.then(|| vec![0.0; like.storage::<f32>().len()]);
+        let mut grads = [zeros(wanted[0], &self.q), zeros(wanted[1], &self.k), zeros(wanted[2], &self.v)];
+        let [dq, dk, dv] = &mut grads;
+        let (dq, dk, dv) =
+            (self.heads(dq, self.n_queries), self.heads(dk, self.n_keys), self.heads(dv, self.n_keys));
         let grads_of_heads = dq.into_par_iter().zip(dk).zip(dv).enumerate();
         grads_of_heads.for_each_init(Default::default, |scratch, (index, ((dq, dk), dv))| {
-            self.head(index).backward(self.part(grad, index), [dq, dk, dv], scratch);
+            self.head(index).backward(self.part(grad, self.n_queries, index), [dq, dk, dv], scratch);
         });
         grads
     }
 
-    fn n_pieces(&self) -> usize {
-        self.bias.len() / self.seq * self.n_heads
+    /// The heads of a buffer `[batch, n_rows, d]`, or as many times nothing.
+    fn heads<'a>(&self, data: &'a mut Option<Vec<f32>>, n_rows: usize) -> Vec<Option<MatrixMut<'a>>> {
+        match data {
+            Some(data) => MatrixMut::heads(data, n_rows, self.d, self.n_heads).into_iter().map(Some).collect(),
+            None => (0..self.bias.len() / self.n_keys * self.n_heads).map(|_| None).collect(),
+        }
     }
 
-    /// All rows of one head of one example in a buffer `[batch, seq, d]`.
-    fn part<'a>(&self, data: &'a [f32], index: usize) -> Matrix<'a> {
+    /// All rows of one head of one example in a buffer `[batch, n_rows, d]`.
+    fn part<'a>(&self, data: &'a [f32], n_rows: usize, index: usize) -> Matrix<'a> {
         let (example, head) = (index / self.n_heads, index % self.n_heads);
         let head_dim = self.d / self.n_heads;
-        Matrix::new(&data[example * self.seq * self.d + head * head_dim..], self.seq, head_dim, self.d)
+        Matrix::new(&data[example * n_rows * self.d + head * head_dim..], n_rows, head_dim, self.d)
     }
 
     fn head(&self, index: usize) -> Head<'_> {
         let example = index / self.n_heads;
-        let bias = &self.bias[example * self.seq..][..self.seq];
+        let bias = &self.bias[example * self.n_keys..][..self.n_keys];
         // Padding at the end costs nothing; a gap further in is left to the bias.
         let n_keys = bias.iter().rposition(|&bias| bias == 0.0).map_or(0, |last| last + 1);
-        let [q, k, v] = [&self.q, &self.k, &self.v].map(|x| self.part(x.storage::<f32>(), index));
+        let q = self.part(self.q.storage::<f32>(), self.n_queries, index);
+        let [k, v] = [&self.k, &self.v].map(|x| self.part(x.storage::<f32>(), self.n_keys, index));
         Head { q, k: k.rows((0, n_keys)), v: v.rows((0, n_keys)), bias: &bias[..n_keys] }
     }
 }

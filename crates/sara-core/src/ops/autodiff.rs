@@ -1,0 +1,82 @@
+//! The linear layer as one node of burn's graph, which keeps no more than the gradients that are wanted need.
+
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
+use burn_autodiff::Autodiff;
+use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn_autodiff::grads::Gradients;
+use burn_autodiff::ops::{Backward, Ops, OpsKind};
+
+use super::{LinearOps, primitive, tensor};
+
+/// Parents: input and weight, and with `N` = 3 the bias.
+#[derive(Debug)]
+struct Linear;
+
+/// What the gradient of the input needs, and that of the weight, where they are wanted.
+#[derive(Debug, Clone)]
+struct Kept<B: Backend> {
+    weight: Option<FloatTensor<B>>,
+    x: Option<FloatTensor<B>>,
+}
+
+impl<B: LinearOps, const N: usize> Backward<B, N> for Linear {
+    type State = Kept<B>;
+
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let Kept { weight, x } = ops.state;
+        let mut parents = ops.parents.into_iter();
+        let [of_x, of_weight, of_bias] = std::array::from_fn(|_| parents.next().flatten());
+        if let Some(bias) = of_bias {
+            let rows = tensor::<B, 2>(grad.clone());
+            let d_out = rows.dims()[1];
+            grads.register::<B>(bias.id, primitive(rows.sum_dim(0).reshape([d_out])));
+        }
+        if let (Some(parent), Some(x)) = (of_weight, x) {
+            let product = tensor::<B, 2>(x).transpose().matmul(tensor(grad.clone()));
+            grads.register::<B>(parent.id, primitive(product));
+        }
+        if let (Some(parent), Some(weight)) = (of_x, weight) {
+            grads.register::<B>(parent.id, B::fused_linear_backward(weight, grad));
+        }
+    }
+}
+
+impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
+    const BIT_FOR_BIT: bool = B::BIT_FOR_BIT;
+
+    fn fused_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        let kept = Kept::<B> {
+            weight: x.is_tracked().then(|| weight.primitive.clone()),
+            x: weight.is_tracked().then(|| x.primitive.clone()),
+        };
+        let nodes = [x.node.clone(), weight.node.clone()];
+        match bias {
+            Some(bias) => {
+                let [x_node, weight_node] = nodes;
+                let kind = Linear.prepare::<C>([x_node, weight_node, bias.node.clone()]).compute_bound();
+                finish(kind.stateful(), kept, B::fused_linear(x.primitive, weight.primitive, Some(bias.primitive)))
+            }
+            None => {
+                let kind = Linear.prepare::<C>(nodes).compute_bound();
+                finish(kind.stateful(), kept, B::fused_linear(x.primitive, weight.primitive, None))
+            }
+        }
+    }
+}
+
+fn finish<B: LinearOps, C: CheckpointStrategy, const N: usize>(
+    kind: OpsKind<Linear, B, Kept<B>, C, N>,
+    kept: Kept<B>,
+    y: FloatTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    match kind {
+        OpsKind::Tracked(prep) => prep.finish(kept, y),
+        OpsKind::UnTracked(prep) => prep.finish(y),
+    }
+}
