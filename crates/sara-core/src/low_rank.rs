@@ -51,7 +51,6 @@ impl<B: LinearOps> LowRank<B> {
         };
         ops::linear(middle, self.up, None)
     }
-
 }
 
 impl<B: Backend> LowRank<B> {

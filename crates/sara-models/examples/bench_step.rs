@@ -122,8 +122,10 @@ fn step_flops(config: &EncoderConfig, rows: usize, seq: usize) -> f64 {
     let (first, last) = (0, config.n_layers - 1);
     let of_linear = |linear: &sara_core::Target| {
         let Site { layer, role } = linear.site;
-        let tokens = if layer == last && !matches!(role, Role::Key | Role::Value) { rows } else { rows * seq };
-        let ways = if layer == first && matches!(role, Role::Query | Role::Key | Role::Value) { 1 } else { 2 };
+        let tokens =
+            if layer == last && !matches!(role, Role::Key | Role::Value) { rows } else { rows * seq };
+        let ways =
+            if layer == first && matches!(role, Role::Query | Role::Key | Role::Value) { 1 } else { 2 };
         2.0 * (ways * tokens * linear.d_in * linear.d_out) as f64
     };
     // Two products forward and four back, for every query.

@@ -151,7 +151,11 @@ pub fn attention<B: EncoderOps>(
     dropout: f64,
 ) -> Tensor<B, 3> {
     let ([batch, _, d], [_, n_keys, _]) = (q.dims(), k.dims());
-    assert_eq!([k.dims(), v.dims()], [[batch, n_keys, d]; 2], "a value for each key, both as wide as a query");
+    assert_eq!(
+        [k.dims(), v.dims()],
+        [[batch, n_keys, d]; 2],
+        "a value for each key, both as wide as a query"
+    );
     assert!(n_heads > 0 && d.is_multiple_of(n_heads), "{n_heads} heads do not divide {d} features");
     if let Some(mask) = &mask {
         assert_eq!(mask.dims(), [batch, n_keys], "the mask has one value for each key");

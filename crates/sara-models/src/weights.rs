@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::TensorData;
 use half::{bf16, f16};
 use memmap2::Mmap;
-use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata, TensorView};
+use sara_core::buffer::transpose;
 use sara_core::error::{Error, Result};
 use serde::Deserialize;
 
@@ -18,9 +18,6 @@ use serde::Deserialize;
 pub const SINGLE_FILE: &str = "model.safetensors";
 /// The list of files of a checkpoint in several.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
-
-/// Rows or columns that are transposed together: their cache lines stay at hand from one to the next.
-const BLOCK: usize = 16;
 
 /// Every tensor of a checkpoint, by name. Nothing is read before it is asked for.
 #[derive(Debug)]
@@ -239,23 +236,4 @@ fn decode<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f
 fn at<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> impl Fn(usize) -> f32 {
     let chunks = bytes.as_chunks().0;
     move |index| value(chunks[index])
-}
-
-/// Transposes `[rows, columns]` in blocks; `value` reads the matrix row by row.
-fn transpose(rows: usize, columns: usize, value: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; rows * columns];
-    if out.is_empty() {
-        return out;
-    }
-    out.par_chunks_mut(BLOCK * rows).enumerate().for_each(|(block, out)| {
-        let first = block * BLOCK;
-        for from in (0..rows).step_by(BLOCK) {
-            for (column, out) in out.chunks_exact_mut(rows).enumerate() {
-                for (row, out) in (from..rows).zip(out[from..].iter_mut().take(BLOCK)) {
-                    *out = value(row * columns + first + column);
-                }
-            }
-        }
-    });
-    out
 }

@@ -9,14 +9,14 @@
 //! `up [rank, d_out]` and `scaling = alpha / rank`. The paper's `A`, `lambda`, `B` are `down`, `scale`, `up`.
 //!
 //! # Start
-//! `zero_scale` (default): `down` normal with deviation `1 / sqrt(d_in)`, `up` with `1 / sqrt(d_out)`, so that the
-//! columns of `down` and the rows of `up` have unit length on average, and `scale = 0`. `zero_up`: `down` as in LoRA,
-//! `scale = 1`, `up = 0`. Either way the adapted model equals the backbone.
+//! `zero_up` (default): `down` as in LoRA, `scale = 1`, `up = 0`. `zero_scale`: `down` normal with deviation
+//! `1 / sqrt(d_in)`, `up` with `1 / sqrt(d_out)`, so that the columns of `down` and the rows of `up` have unit length on
+//! average, and `scale = 0`. Either way the adapted model equals the backbone.
 //!
 //! # Differences from the paper
-//! The paper leaves the first values and the scaling open. The defaults were chosen by experiment: on a real encoder
-//! both starts came within half a point of LoRA at three quarters of its parameters, and a scaling of 1 lost half a
-//! point in each form.
+//! The paper leaves the first values and the scaling open. The defaults were chosen by experiments on a real encoder: at
+//! LoRA's learning rate `zero_up` ends six points of accuracy above `zero_scale`, whose branch grows ten times slower,
+//! and a scaling of 1 lost half a point.
 //!
 //! # Source
 //! Gu et al., 2024, arXiv:2408.03290.
@@ -52,7 +52,7 @@ pub struct SaraConfig {
     pub alpha: f64,
     /// Probability that dropout zeroes an input of the branch in training. Default 0.
     pub dropout: f64,
-    /// First values. Default `zero_scale` (by experiment).
+    /// First values. Default `zero_up` (by experiment).
     pub start: SaraStart,
 }
 
@@ -60,11 +60,11 @@ pub struct SaraConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SaraStart {
-    /// `scale = 0` between two random factors.
-    #[default]
-    ZeroScale,
     /// `up = 0` as in LoRA, `scale = 1`.
+    #[default]
     ZeroUp,
+    /// `scale = 0` between two random factors.
+    ZeroScale,
 }
 
 impl Default for SaraConfig {
@@ -74,7 +74,7 @@ impl Default for SaraConfig {
             convention: Convention::Reach,
             alpha: 16.0,
             dropout: 0.0,
-            start: SaraStart::ZeroScale,
+            start: SaraStart::ZeroUp,
         }
     }
 }

@@ -60,7 +60,11 @@ impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
             Some(bias) => {
                 let [x_node, weight_node] = nodes;
                 let kind = Linear.prepare::<C>([x_node, weight_node, bias.node.clone()]).compute_bound();
-                finish(kind.stateful(), kept, B::fused_linear(x.primitive, weight.primitive, Some(bias.primitive)))
+                finish(
+                    kind.stateful(),
+                    kept,
+                    B::fused_linear(x.primitive, weight.primitive, Some(bias.primitive)),
+                )
             }
             None => {
                 let kind = Linear.prepare::<C>(nodes).compute_bound();

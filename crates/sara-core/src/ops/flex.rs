@@ -7,14 +7,14 @@ use std::mem::MaybeUninit;
 
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
-use rayon::prelude::*;
 
 use super::{LinearOps, stock_linear, stock_linear_backward};
+use crate::buffer::{filled, transpose};
 
-/// Rows that are worth a thread of their own. With fewer than 64, gemm may also sum in another order.
+/// Rows that are worth a thread of their own.
 const ROWS: usize = 128;
-/// Rows and columns that are transposed together: their cache lines stay at hand from one to the next.
-const BLOCK: usize = 16;
+/// A product of so few rows and columns, or of one column, gemm sums in another order than a larger one.
+const SMALL: usize = 64;
 
 impl LinearOps for Flex {
     const BIT_FOR_BIT: bool = true;
@@ -40,7 +40,7 @@ impl LinearOps for Flex {
             return product(&grad, &weight.transposed(), None);
         }
         // With many rows, one pass over the weight costs less than reading it across in each piece.
-        let transposed = transpose(weight.values, d_in, d_out);
+        let transposed = transpose(d_in, d_out, |i| weight.values[i]);
         product(&grad, &Weight { values: &transposed, shape: [d_out, d_in], strides: [d_in, 1] }, None)
     }
 }
@@ -79,12 +79,17 @@ impl<'a> Weight<'a> {
 fn product(x: &FlexTensor, weight: &Weight<'_>, bias: Option<&[f32]>) -> FlexTensor {
     let [rows, d_in]: [usize; 2] = x.layout().shape().dims();
     let d_out = weight.shape[1];
-    let pieces = (rows / ROWS).clamp(1, rayon::current_num_threads());
+    let threads = rayon::current_num_threads();
+    // No piece is small unless the whole is: the last one misses at most a row for each thread.
+    let pieces = if d_out == 1 { 1 } else { (rows / ROWS.max(SMALL + threads)).clamp(1, threads) };
     let rows_of_piece = rows.div_ceil(pieces);
-    let y = filled(rows * d_out, rows_of_piece * d_out, |piece, y| {
+    let write = |piece: usize, y: &mut [MaybeUninit<f32>]| {
         let x = &x.storage::<f32>()[piece * rows_of_piece * d_in..][..y.len() / d_out * d_in];
         product_of_rows(x, weight, bias, y);
-    });
+    };
+    #[expect(unsafe_code, reason = "no zeros first")]
+    // SAFETY: a product writes the whole of its destination.
+    let y = unsafe { filled(rows * d_out, rows_of_piece * d_out, write) };
     FlexTensor::new(Bytes::from_elems(y), Layout::contiguous(Shape::new([rows, d_out])), DType::F32)
 }
 
@@ -94,7 +99,10 @@ fn product_of_rows(x: &[f32], weight: &Weight<'_>, bias: Option<&[f32]>, y: &mut
     let ([d_in, d_out], [row, column]) = (weight.shape, weight.strides);
     let rows = y.len() / d_out;
     assert!(
-        x.len() == rows * d_in && y.len() == rows * d_out && weight.values.len() == d_in * d_out,
+        x.len() == rows * d_in
+            && y.len() == rows * d_out
+            && weight.values.len() == d_in * d_out
+            && bias.is_none_or(|bias| bias.len() == d_out),
         "every operand is as large as its shape"
     );
     if let Some(bias) = bias {
@@ -103,9 +111,12 @@ fn product_of_rows(x: &[f32], weight: &Weight<'_>, bias: Option<&[f32]>, y: &mut
                 y.write(bias);
             }
         }
+    } else if rows == 1 {
+        // Here gemm takes a product with a vector, which looks at its destination in any case.
+        y.fill(MaybeUninit::new(0.0));
     }
-    // SAFETY: the lengths are those of the shapes, and the strides those of dense matrices; `y` is borrowed alone, and
-    // was written above where it is read.
+    // SAFETY: the lengths are those of the shapes, and the strides those of dense matrices; `y` is borrowed alone, was
+    // written above where it is read, and is written in full.
     unsafe {
         gemm::gemm(
             rows,
@@ -114,7 +125,7 @@ fn product_of_rows(x: &[f32], weight: &Weight<'_>, bias: Option<&[f32]>, y: &mut
             y.as_mut_ptr().cast::<f32>(),
             1,
             d_out as isize,
-            bias.is_some(),
+            bias.is_some() || rows == 1,
             x.as_ptr(),
             1,
             d_in as isize,
@@ -129,30 +140,4 @@ fn product_of_rows(x: &[f32], weight: &Weight<'_>, bias: Option<&[f32]>, y: &mut
             gemm::Parallelism::None,
         );
     }
-}
-
-/// The transpose of a dense matrix `[rows, columns]`.
-fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    filled(values.len(), BLOCK * rows, |block, out| {
-        let first = block * BLOCK;
-        for from in (0..rows).step_by(BLOCK) {
-            for (column, out) in out.chunks_exact_mut(rows).enumerate() {
-                for (row, out) in (from..rows).zip(out[from..].iter_mut().take(BLOCK)) {
-                    out.write(values[row * columns + first + column]);
-                }
-            }
-        }
-    })
-}
-
-/// A new buffer whose pieces of `piece` elements were each written in full by `write(index, piece)`.
-#[expect(unsafe_code, reason = "zeros that are written over at once cost a tenth of a product")]
-fn filled(len: usize, piece: usize, write: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync) -> Vec<f32> {
-    let mut values = Vec::with_capacity(len);
-    let pieces = values.spare_capacity_mut()[..len].par_chunks_mut(piece);
-    pieces.enumerate().for_each(|(index, piece)| write(index, piece));
-    // SAFETY: the capacity suffices, and both callers write every element of every piece: `transpose` by its loops, the
-    // product because gemm writes its whole destination.
-    unsafe { values.set_len(len) };
-    values
 }

@@ -5,8 +5,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor, TensorData};
 use sara_core::parameters::{collect, count_trained, restore, without_gradient};
 use sara_core::{
-    Adapter, AnyAdapter, Backbone, LinearOps, Manifest, MethodConfig, Pass, Progress, Seed, Seen, StoredAdapter,
-    TrainOps, Trainable,
+    Adapter, AnyAdapter, Backbone, LinearOps, Manifest, MethodConfig, Pass, Progress, Seed, Seen,
+    StoredAdapter, TrainOps, Trainable,
 };
 
 use crate::noise::{cast, gradients, noised};

@@ -12,9 +12,7 @@ use burn_flex::{Flex, FlexDevice};
 use sara_core::export::peft::{PeftExport, PeftHead, Profile, export};
 use sara_core::import::peft::{ImportedPeft, import};
 use sara_core::store::read_safetensors;
-use sara_core::{
-    Adapter, AnyAdapter, Backbone, Change, Delta, Error, LinearOps, Pass, Role, Site, Target,
-};
+use sara_core::{Adapter, AnyAdapter, Backbone, Change, Delta, Error, LinearOps, Pass, Role, Site, Target};
 use serde_json::{Value, json};
 
 use crate::noise::noised;

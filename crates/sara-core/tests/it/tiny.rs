@@ -9,8 +9,8 @@ use sara_core::methods::adalora::AdaloraConfig;
 use sara_core::methods::lora::{LoraConfig, LoraScaling};
 use sara_core::methods::sara::{SaraConfig, SaraStart};
 use sara_core::{
-    Adapter, AnyAdapter, Backbone, LayerAdapter, LinearOps, MethodConfig, ModelShape, NoWeights, Pass, Planned,
-    RankPlan, Role, Seed, Site, Target,
+    Adapter, AnyAdapter, Backbone, LayerAdapter, LinearOps, MethodConfig, ModelShape, NoWeights, Pass,
+    Planned, RankPlan, Role, Seed, Site, Target,
 };
 
 /// Not square, so that a transposed weight cannot go unnoticed.
@@ -176,10 +176,10 @@ fn cases_of(method: MethodConfig) -> Vec<Case> {
             let plan = by_site([(1, None), (3, None), (2, None), (4, None)]);
             let count = 10 * (WIDTHS + 1);
             let config = SaraConfig { alpha: 5.0, ..config };
-            let up = SaraConfig { start: SaraStart::ZeroUp, ..config.clone() };
+            let scale = SaraConfig { start: SaraStart::ZeroScale, ..config.clone() };
             vec![
                 Case { name: "sara", method: MethodConfig::Sara(config), plan: plan.clone(), count },
-                Case { name: "sara from up = 0", method: MethodConfig::Sara(up), plan, count },
+                Case { name: "sara from scale = 0", method: MethodConfig::Sara(scale), plan, count },
             ]
         }
         MethodConfig::Adalora(config) => {

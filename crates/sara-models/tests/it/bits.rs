@@ -49,6 +49,10 @@ fn the_seed_decides_every_byte(method: &str, stop_after: &str) {
     assert_same(&place, ["one", "two"], "adapter/adapter.json");
     assert_same(&place, ["one", "two"], "best/adapter.safetensors");
 
+    // Each thread takes its share of the rows, and no value shows how many there were.
+    train(&place, "alone", &["--threads", "1"]);
+    assert_same(&place, ["one", "alone"], "adapter/adapter.safetensors");
+
     train(&place, "other", &["seed=1"]);
     let adapter = |run: &str| bytes(&place, &format!("{run}/adapter/adapter.safetensors"));
     assert_ne!(adapter("one"), adapter("other"), "the seed has no effect");
@@ -86,6 +90,16 @@ fn lora_stopped_in_mid_epoch() {
 #[test]
 fn adalora_stopped_in_mid_budget() {
     the_seed_decides_every_byte(ADALORA, "5");
+}
+
+#[cfg(feature = "ndarray")]
+#[test]
+fn two_processes_on_ndarray() {
+    let place = place(LORA);
+    for output in ["output=one", "output=two"] {
+        place.sara_ok(&["train", "--config", "run.toml", "--device", "ndarray", output]);
+    }
+    assert_same(&place, ["one", "two"], "adapter/adapter.safetensors");
 }
 
 #[test]

@@ -93,7 +93,9 @@ impl Case {
         match self.op {
             Op::Gelu => ops::gelu(cube(0)),
             Op::LayerNorm => ops::layer_norm(cube(0), x[1].clone(), x[2].clone(), EPSILON),
-            Op::Attention { n_heads, .. } => ops::attention(cube(0), cube(1), cube(2), n_heads, self.mask(), 0.0),
+            Op::Attention { n_heads, .. } => {
+                ops::attention(cube(0), cube(1), cube(2), n_heads, self.mask(), 0.0)
+            }
             Op::Linear { d_out, .. } => {
                 let rows = cube(0).reshape([self.shape[0] * self.shape[1], self.shape[2]]);
                 let weight = x[1].clone().reshape([self.shape[2], d_out]);
@@ -132,7 +134,8 @@ impl Case {
             }
             Op::Linear { d_out, .. } => {
                 let weight = x[1].clone().reshape([1, d, d_out]);
-                let y = (cube(0).reshape([batch * seq, d, 1]) * weight).sum_dim(1).reshape([batch, seq, d_out]);
+                let y =
+                    (cube(0).reshape([batch * seq, d, 1]) * weight).sum_dim(1).reshape([batch, seq, d_out]);
                 match x.get(2) {
                     Some(bias) => y + bias.clone().reshape([1, 1, d_out]),
                     None => y,
@@ -207,7 +210,8 @@ fn cases() -> Vec<Case> {
         attention(2, [2, 9, 8]).masked(|row, key| key % 3 != row),
         attention(2, [2, 300, 6]).masked(|row, key| key >= 3 && key < 290 - 150 * row),
         Case::new(Op::Attention { n_heads: 3, n_queries: 1 }, [2, 7, 15]),
-        Case::new(Op::Attention { n_heads: 3, n_queries: 2 }, [3, 7, 15]).masked(|row, key| key < 7 - 2 * row),
+        Case::new(Op::Attention { n_heads: 3, n_queries: 2 }, [3, 7, 15])
+            .masked(|row, key| key < 7 - 2 * row),
         Case::new(Op::Attention { n_heads: 2, n_queries: 300 }, [2, 5, 6]),
     ]
 }
@@ -350,7 +354,7 @@ fn threads_do_not_change_the_bits() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| case.fused_on_flex())
     };
-    let wide = [(8, false), (64, true), (384, true)]
+    let wide = [(1, true), (1, false), (8, false), (64, true), (384, true)]
         .map(|(d_out, bias)| Case::new(Op::Linear { d_out, bias }, [5, 150, 1100]));
     for case in cases().into_iter().chain(wide) {
         let alone = with(1, &case);

@@ -1,6 +1,5 @@
 //! AdamW and clipping against torch, state against its own bits.
 
-
 use burn::module::{Module, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;

@@ -66,7 +66,9 @@ impl Attention {
     /// The heads of a buffer `[batch, n_rows, d]`, or as many times nothing.
     fn heads<'a>(&self, data: &'a mut Option<Vec<f32>>, n_rows: usize) -> Vec<Option<MatrixMut<'a>>> {
         match data {
-            Some(data) => MatrixMut::heads(data, n_rows, self.d, self.n_heads).into_iter().map(Some).collect(),
+            Some(data) => {
+                MatrixMut::heads(data, n_rows, self.d, self.n_heads).into_iter().map(Some).collect()
+            }
             None => (0..self.bias.len() / self.n_keys * self.n_heads).map(|_| None).collect(),
         }
     }
