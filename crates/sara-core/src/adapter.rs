@@ -72,7 +72,8 @@ pub trait Adapter<B: LinearOps>: Module<B> + ModuleDisplay {
 pub trait Trainable<B: TrainOps>:
     Adapter<B> + AutodiffModule<B, InnerModule: Adapter<B::InnerBackend>>
 {
-    /// After the optimizer step, with the clipped gradients of that step and what the forward pass saw.
+    /// After the optimizer step, with the clipped gradients of that step and what the forward pass saw, where
+    /// [`Adapter::records_inputs`] asks for it.
     fn after_step(self, grads: &GradientsParams, seen: &Seen<B::InnerBackend>, progress: Progress) -> Self {
         let _ = (grads, seen, progress);
         self

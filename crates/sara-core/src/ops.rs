@@ -17,7 +17,8 @@ use burn::tensor::{Tensor, TensorPrimitive};
 ///
 /// [`linear`] is the interface; the methods here are what a backend may override.
 pub trait LinearOps: Backend {
-    /// Whether every sum is taken in a fixed order, so that the same seed gives the same bits.
+    /// Whether this backend takes every sum in a fixed order, burn's own operations included: then the same seed gives
+    /// the same bits.
     const BIT_FOR_BIT: bool = false;
 
     /// See [`linear`].
@@ -87,10 +88,12 @@ fn stock_linear_backward<B: Backend>(weight: FloatTensor<B>, grad: FloatTensor<B
     primitive(tensor::<B, 2>(grad).matmul(tensor::<B, 2>(weight).transpose()))
 }
 
-fn tensor<B: Backend, const D: usize>(x: FloatTensor<B>) -> Tensor<B, D> {
+/// A tensor of a backend's own, of rank `D`.
+pub fn tensor<B: Backend, const D: usize>(x: FloatTensor<B>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(x))
 }
 
-fn primitive<B: Backend, const D: usize>(x: Tensor<B, D>) -> FloatTensor<B> {
+/// The backend's own of a tensor.
+pub fn primitive<B: Backend, const D: usize>(x: Tensor<B, D>) -> FloatTensor<B> {
     x.into_primitive().tensor()
 }

@@ -13,8 +13,9 @@ mod stock;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{BoolTensor, FloatTensor};
-use burn::tensor::{Bool, Tensor, TensorPrimitive};
+use burn::tensor::{Bool, Tensor};
 use sara_core::LinearOps;
+use sara_core::ops::{primitive, tensor};
 
 /// Backend extension: fused encoder operations, by default burn's own ones.
 ///
@@ -165,12 +166,4 @@ pub fn attention<B: EncoderOps>(
     }
     let (q, k, v) = (primitive(q), primitive(k), primitive(v));
     tensor(B::fused_attention(AttentionInputs { q, k, v, mask: mask.map(Tensor::into_primitive), n_heads }))
-}
-
-fn tensor<B: Backend, const D: usize>(x: FloatTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(x))
-}
-
-fn primitive<B: Backend, const D: usize>(x: Tensor<B, D>) -> FloatTensor<B> {
-    x.into_primitive().tensor()
 }

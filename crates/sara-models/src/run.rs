@@ -140,7 +140,7 @@ impl Default for Data {
 pub struct OptimizerConfig {
     /// Rate after the warm-up. Default 5e-4, as in the LoRA paper's scripts for RoBERTa-base.
     pub learning_rate: f64,
-    /// Decoupled weight decay. Default 0, as in transformers.
+    /// Decoupled weight decay of everything trained but the head's biases. Default 0, as in transformers.
     pub weight_decay: f64,
     /// Shares of the old moments that a step keeps. Default 0.9 and 0.999, as in torch.
     pub betas: [f64; 2],

@@ -136,7 +136,7 @@ impl RunDir {
     /// Draws the pictures of the run from what its journal wrote.
     ///
     /// # Errors
-    /// [`Error::Io`] if something cannot be read or written.
+    /// [`Error::Io`] if something cannot be read, [`Error::Core`] if something cannot be written.
     pub fn draw(&self, ranks: &[(sara_core::Site, String, usize)]) -> Result<()> {
         let path = self.path.join(METRICS);
         let text = fs::read_to_string(&path).map_err(Error::io(&path))?;

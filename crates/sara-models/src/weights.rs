@@ -138,7 +138,7 @@ impl MappedFile {
         let file = File::open(path).map_err(io)?;
         #[expect(unsafe_code, reason = "a memory map is a promise about other processes")]
         // SAFETY: the map is read only and private to this value; as with every reader of checkpoints, nobody may
-        // shorten the file meanwhile.
+        // shorten or rewrite the file meanwhile.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         let (length, metadata) = safetensors::SafeTensors::read_metadata(&map).map_err(|error| {
             Error::format(path, format!("not a whole safetensors file ({error}); fetch or write it again"))
@@ -156,11 +156,10 @@ impl MappedFile {
     fn release(&self, bytes: Range<usize>) {
         #[expect(unsafe_code, reason = "the advice throws away what was written to a map")]
         // SAFETY: nothing was written to this map, it is read only; its pages come again from the file.
-        let advised = unsafe {
+        // Advice may be refused; then the memory stays, and nothing else changes.
+        let _ = unsafe {
             self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len())
         };
-        // Advice may be refused; then the memory stays, and nothing else changes.
-        drop(advised);
     }
 
     #[cfg(not(unix))]

@@ -59,16 +59,16 @@ impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
         match bias {
             Some(bias) => {
                 let [x_node, weight_node] = nodes;
-                let kind = Linear.prepare::<C>([x_node, weight_node, bias.node.clone()]).compute_bound();
+                let op = Linear.prepare::<C>([x_node, weight_node, bias.node.clone()]).compute_bound();
                 finish(
-                    kind.stateful(),
+                    op.stateful(),
                     kept,
                     B::fused_linear(x.primitive, weight.primitive, Some(bias.primitive)),
                 )
             }
             None => {
-                let kind = Linear.prepare::<C>(nodes).compute_bound();
-                finish(kind.stateful(), kept, B::fused_linear(x.primitive, weight.primitive, None))
+                let op = Linear.prepare::<C>(nodes).compute_bound();
+                finish(op.stateful(), kept, B::fused_linear(x.primitive, weight.primitive, None))
             }
         }
     }

@@ -1,10 +1,12 @@
 //! What goes into the encoder: token ids, their types and positions, and which of them count.
 
+use std::fmt::Display;
+
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 
 use crate::config::{EncoderConfig, Family};
-use crate::data::{Batch, Dataset};
+use crate::data::{Batch, Dataset, Item};
 use crate::error::Error;
 
 /// One padded batch on the device, every tensor `[batch, seq]`.
@@ -61,13 +63,8 @@ impl<B: Backend> Inputs<B> {
 /// # Errors
 /// [`Error::Input`], naming the first token that it has none for.
 pub fn check_tokens(config: &EncoderConfig, data: &Dataset) -> Result<(), Error> {
-    for item in &data.items {
-        let int = |values: &[u32]| values.iter().map(|&value| value as i32).collect::<Vec<_>>();
-        let shape = [1, item.ids.len()];
-        check(config, &int(&item.ids), &int(&item.types), &vec![true; item.ids.len()], shape)
-            .map_err(|problem| Error::Input { problem })?;
-    }
-    Ok(())
+    let check = |item: &Item| check_values(config, &item.ids, &item.types, item.ids.len());
+    data.items.iter().try_for_each(check).map_err(|problem| Error::Input { problem })
 }
 
 /// What a backend would answer with a panic, or not at all.
@@ -82,13 +79,26 @@ fn check(
     if rows * columns == 0 || lengths != [rows * columns; 3] {
         return Err(format!("a batch of {rows} x {columns} cannot be made of lists of {lengths:?} entries"));
     }
+    check_values(config, ids, types, columns)
+}
+
+/// Whether there is an embedding for each id, type and position; `T` is an integer.
+fn check_values<T: Copy + Display>(
+    config: &EncoderConfig,
+    ids: &[T],
+    types: &[T],
+    columns: usize,
+) -> Result<(), String>
+where
+    usize: TryFrom<T>,
+{
     if columns > config.usable_length() {
         return Err(format!(
             "{columns} tokens are more than the {} this model takes; lower max_tokens",
             config.usable_length()
         ));
     }
-    let outside = |values: &[i32], end: usize| {
+    let outside = |values: &[T], end: usize| {
         values.iter().copied().find(|&value| !usize::try_from(value).is_ok_and(|value| value < end))
     };
     if let Some(id) = outside(ids, config.vocab_size) {

@@ -323,6 +323,7 @@ fn what_an_import_decides_is_said_by_every_command() {
         &["merge", "--model", "model", "--adapter", adapter, "--out", "merged"],
         &["export", "--model", "model", "--adapter", adapter, "--to", "peft", "--out", "exported"],
         &["import", "--model", "model", "--from", adapter, "--out", "imported"],
+        &["train", "--config", "run.toml", &format!("init_adapter={adapter}")],
     ] {
         let done = place.sara_ok(args);
         assert!(done.stdout.contains("rank 0, not adapted"), "{args:?}: {}", done.stdout);

@@ -3,17 +3,23 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
+use burn::nn::Linear;
 use burn::optim::GradientsParams;
+use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use burn_autodiff::Autodiff;
 use burn_flex::{Flex, FlexDevice};
+use sara_core::low_rank::linear;
 use sara_core::methods::adalora::AdaloraConfig;
 use sara_core::methods::lora::LoraConfig;
 use sara_core::parameters::{Path, Tensors, collect, restore};
-use sara_core::{Adapter, AnyAdapter, MethodConfig, Pass, Progress, RankPlan, Seed, Target, Targets};
+use sara_core::{
+    Adapter, AnyAdapter, Delta, LinearOps, MethodConfig, Pass, Progress, RankPlan, Seed, Seen, Site, Target,
+    Targets, Trainable,
+};
 use sara_models::adapted::Adapted;
 use sara_models::data::{self, Batch, Dataset, Item, Lengths, Report};
-use sara_models::encoder::Encoder;
+use sara_models::encoder::{Encoder, Inputs};
 use sara_models::optimizer::{AdamWConfig, Optimizer};
 use sara_models::pretrained::{Checkpoint, Loaded};
 use sara_models::run::OptimizerConfig;
@@ -119,6 +125,7 @@ fn the_backbone_never_moves_and_biases_do_not_decay() {
         let start = Trained { adapter: adapter.clone(), head: head.clone() };
         let before = (collect(&model), collect(&start));
         let outcome = classify(&model, start, &data, None, &options, None, &mut ()).unwrap();
+        // The fused kernels write in place where they may.
         assert!(collect(&model) == before.0, "the backbone's values, bit for bit");
         assert!(collect(&outcome.trained) != before.1);
         collect(&outcome.trained)
@@ -128,6 +135,79 @@ fn the_backbone_never_moves_and_biases_do_not_decay() {
         // `up` starts at zero, where nothing can decay.
         let spared = path.ends_with("bias") || path.ends_with(".up");
         assert_eq!(values == &decayed[path], spared, "{path} is the same with and without decay");
+    }
+}
+
+/// Adapts nothing, and records what every layer sees.
+#[derive(Module, Debug)]
+struct Recorder<B: Backend> {
+    unused: Option<Param<Tensor<B, 1>>>,
+    #[module(skip)]
+    norms: BTreeMap<Site, Vec<f32>>,
+}
+
+impl<B: LinearOps> Adapter<B> for Recorder<B> {
+    fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
+        pass.record_input(site, &x);
+        linear(base, x)
+    }
+
+    fn delta(&self, _site: Site, _base: &Linear<B>) -> sara_core::Result<Option<Delta<B>>> {
+        Ok(None)
+    }
+
+    fn records_inputs(&self) -> bool {
+        true
+    }
+}
+
+impl Trainable<Train> for Recorder<Train> {
+    fn after_step(self, _grads: &GradientsParams, seen: &Seen<Flex>, _progress: Progress) -> Self {
+        let norm = |(&site, norm): (&Site, &Tensor<Flex, 1>)| (site, floats_of(norm.clone().into_data()));
+        Self { norms: seen.input_norms.iter().map(norm).collect(), ..self }
+    }
+}
+
+fn floats_of(data: TensorData) -> Vec<f32> {
+    data.iter().collect()
+}
+
+/// The last block computes the first token alone, unless somebody wants to see them all.
+#[test]
+fn a_recording_pass_sees_every_token_in_every_layer() {
+    let _noise = NOISE.lock().unwrap();
+    let checkpoint = Checkpoint::open(&fixture(BASE)).unwrap();
+    let Loaded { model, head, .. } = checkpoint.load::<Train>(3, Seed(0), &FlexDevice).unwrap();
+    let adapter = Recorder::<Train> { unused: None, norms: BTreeMap::new() };
+    let golden = stored(&fixture("training-lora/golden.safetensors"));
+    let batch = &batches(&golden, model.pad_id())[..1];
+
+    let inputs = Inputs::of_batch(model.config(), batch[0].clone(), &FlexDevice).unwrap();
+    let pass = Pass::training(inputs.mask.clone()).recording();
+    let recorded = model.first_token(&inputs, &adapter, &pass);
+    let seen = pass.into_seen();
+    let short = model.first_token(&inputs, &adapter, &Pass::training(inputs.mask.clone()));
+    assert_close(&recorded.into_data(), &floats_of(short.into_data()), "first token");
+
+    // The input of the last block's widening layer, over all tokens that count, is that of a full pass.
+    let pass = Pass::training(inputs.mask.clone()).recording();
+    model.forward(&inputs, &adapter, &pass);
+    let full = pass.into_seen();
+    assert_eq!(seen.input_norms.len(), checkpoint.config.linears().len());
+    for (site, norm) in &full.input_norms {
+        assert_eq!(floats_of(seen.input_norms[site].to_data()), floats_of(norm.to_data()), "{site}");
+    }
+
+    let options = StepOptions {
+        progress: Progress { step: 0, total: 1 },
+        learning_rate: 1e-3,
+        clip_norm: 1.0,
+        seed: Seed(0),
+    };
+    let trained = Trained { adapter, head };
+    let (trained, _) = step(&model, trained, &mut Optimizer::new(ADAMW), batch, &options).unwrap();
+    for (site, norm) in &full.input_norms {
+        assert_eq!(trained.adapter.norms[site], floats_of(norm.to_data()), "{site}");
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::ensure;
 use burn_autodiff::Autodiff;
 use clap::Args;
 use sara_core::methods::{adalora::AdaloraConfig, lora::LoraConfig, sara::SaraConfig};
+use sara_core::parameters::Tensors;
 use sara_core::store::{replace_dir, write_file};
 use sara_core::{AnyAdapter, MethodConfig, Seed};
 use sara_models::pretrained::Loaded;
@@ -167,7 +168,7 @@ impl Job for DemoJob<'_> {
                 prepared.method.init(prepared.checkpoint.config.shape(), &plan, Seed(0), device)?;
             let toml = prepared.run.to_toml()?;
             let open = || Ok((RunDir::create(&prepared.run.output, &toml)?, None));
-            let summary = execute::<B>(&prepared, adapter, &plan, open, None, quiet, device)?;
+            let summary = execute::<B>(&prepared, adapter, Tensors::new(), &plan, open, None, quiet, device)?;
             let accuracy =
                 summary.as_ref().and_then(|s| s.last.as_ref()?.value("accuracy")).unwrap_or(f64::NAN);
             let trainable = summary.as_ref().map_or(0, |summary| summary.trainable);

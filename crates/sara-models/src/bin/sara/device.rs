@@ -33,7 +33,7 @@ pub(crate) fn dispatch<J: Job>(choice: Device, console: Console, job: J) -> anyh
     match choice {
         Device::Auto | Device::Cpu => {
             console.say(format!("device      cpu (flex, {threads} threads)"));
-            // On a thread of the pool: from outside it every product would wake two threads and wait for both.
+            // On a thread of the pool: from outside it every product would wake the pool and wait for it.
             rayon::scope(|_| cpu::run(job))
         }
         Device::Ndarray => {

@@ -1,9 +1,11 @@
 //! `sara merge`: fold an adapter into the weights and write the checkpoint.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::ensure;
 use clap::Args;
+use sara_core::Site;
 use sara_models::adapted::Adapted;
 use sara_models::run::Device;
 use serde::Serialize;
@@ -45,9 +47,13 @@ impl Job for &Merge {
         let (merged, norms) = Adapted::<B>::open(&self.model, Some(&self.adapter), device)?.merge()?;
         merged.save(&self.out)?;
         let linears = merged.checkpoint.config.linears();
-        let name = |site| linears.iter().find(|linear| linear.site == site).map(|linear| linear.name.clone());
-        let report = |(site, frobenius_norm)| Some(SiteReport { name: name(site)?, frobenius_norm });
-        Ok((norms.into_iter().filter_map(report).collect(), merged.notes))
+        let names: BTreeMap<Site, String> =
+            linears.into_iter().map(|target| (target.site, target.name)).collect();
+        let report = |(site, frobenius_norm): (Site, f64)| {
+            let name = names.get(&site).cloned().unwrap_or_else(|| site.to_string());
+            SiteReport { name, frobenius_norm }
+        };
+        Ok((norms.into_iter().map(report).collect(), merged.notes))
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use burn::module::AutodiffModule;
 use burn_autodiff::Autodiff;
 use clap::Args;
-use sara_core::store::write_file;
+use sara_core::parameters::Tensors;
+use sara_core::store::{Manifest, write_file};
 use sara_core::{Adapter, AnyAdapter, MethodConfig, RankPlan, Seed};
 use sara_models::adapted::{Adapted, Answer, read_adapter};
 use sara_models::data::Dataset;
@@ -141,7 +142,7 @@ impl Job for TrainJob {
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Option<Summary>> {
         let Self { prepared, resume, stop_after, dry_run, console } = self;
-        let (adapter, plan, method) = start::<B>(&prepared, console, device)?;
+        let Start { adapter, plan, method, head } = start::<B>(&prepared, console, device)?;
         let run = &prepared.run;
         console.say(show_plan(&plan));
         let shape = prepared.checkpoint.config.shape();
@@ -162,33 +163,43 @@ impl Job for TrainJob {
             Ok((RunDir::create(&output, &toml)?, None))
         };
         let prepared = Prepared { method, ..prepared };
-        execute::<B>(&prepared, adapter, &plan, open, stop_after, console, device)
+        execute::<B>(&prepared, adapter, head, &plan, open, stop_after, console, device)
     }
 }
 
+/// What training starts from.
+struct Start<B: Compute> {
+    adapter: AnyAdapter<Autodiff<B>>,
+    plan: RankPlan,
+    method: MethodConfig,
+    /// Empty where the head is the checkpoint's, or new.
+    head: Tensors,
+}
+
 /// The adapter at its start: new, or as `init_adapter` says.
-fn start<B: Compute>(
-    prepared: &Prepared,
-    console: Console,
-    device: &B::Device,
-) -> anyhow::Result<(AnyAdapter<Autodiff<B>>, RankPlan, MethodConfig)> {
+fn start<B: Compute>(prepared: &Prepared, console: Console, device: &B::Device) -> anyhow::Result<Start<B>> {
     let Prepared { run, method, checkpoint, .. } = prepared;
     if let Some(dir) = &run.init_adapter {
         let (stored, notes) = read_adapter(dir, checkpoint)?;
         console.notes(&notes);
-        return Ok((stored.build(device)?, stored.manifest.plan, stored.manifest.method));
+        let adapter = stored.build(device)?;
+        let (Manifest { plan, method, .. }, head) = (stored.manifest, stored.head);
+        return Ok(Start { adapter, plan, method, head });
     }
     let plan = prepared.plan::<B>(device)?;
     let adapter = method.init(checkpoint.config.shape(), &plan, Seed(run.seed), device)?;
-    Ok((adapter, plan, method.clone()))
+    Ok(Start { adapter, plan, method: method.clone(), head: Tensors::new() })
 }
 
 /// Trains, and writes what comes out; `None` if the run was stopped before its end.
 ///
-/// `open` starts or resumes the run's directory; it is called once nothing but training can fail.
+/// The head takes the values of `start_head` where it has any. `open` starts or resumes the run's directory; it is called
+/// once nothing but training can fail.
+#[expect(clippy::too_many_arguments, reason = "each is another thing, and there are two callers")]
 pub(crate) fn execute<B: Compute>(
     prepared: &Prepared,
     adapter: AnyAdapter<Autodiff<B>>,
+    start_head: Tensors,
     plan: &RankPlan,
     open: impl FnOnce() -> anyhow::Result<(RunDir, Option<State>)>,
     stop_after: Option<usize>,
@@ -198,12 +209,10 @@ pub(crate) fn execute<B: Compute>(
     let Prepared { run, method, checkpoint, answer, train, valid } = prepared;
     let Loaded { model, mut head, notes } =
         checkpoint.load::<Autodiff<B>>(answer.n_labels(), Seed(run.seed), device)?;
-    console.notes(&notes);
-    if let Some(init) = &run.init_adapter {
-        let (stored, _) = read_adapter(init, checkpoint)?;
-        if !stored.head.is_empty() {
-            head = head.with_tensors(&stored.head, &init.display().to_string())?;
-        }
+    if start_head.is_empty() {
+        console.notes(&notes);
+    } else {
+        head = head.with_tensors(&start_head, "init_adapter")?;
     }
     let dropouts = match run.backbone_dropout {
         BackboneDropout::Checkpoint => checkpoint.config.dropouts,
