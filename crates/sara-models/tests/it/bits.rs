@@ -94,10 +94,10 @@ fn threads_do_not_show() {
     let place = place(LORA);
     for threads in ["1", "2", "3"] {
         let args = ["--threads", threads, "optimizer.batch_size=32", "optimizer.accumulate=1"];
-        train(&place, threads, &args);
+        train(&place, &format!("threads-{threads}"), &args);
     }
-    assert_same(&place, ["1", "2"], "adapter/adapter.safetensors");
-    assert_same(&place, ["1", "3"], "adapter/adapter.safetensors");
+    assert_same(&place, ["threads-1", "threads-2"], "adapter/adapter.safetensors");
+    assert_same(&place, ["threads-1", "threads-3"], "adapter/adapter.safetensors");
 }
 
 #[cfg(feature = "ndarray")]
