@@ -1,4 +1,4 @@
-//! New buffers, written piece by piece on all threads and not filled with zeros first.
+//! New buffers, written piece by piece and not filled with zeros first.
 
 use std::mem::MaybeUninit;
 
@@ -7,29 +7,51 @@ use rayon::prelude::*;
 /// Rows and columns that are transposed together: their cache lines stay at hand from one to the next.
 const BLOCK: usize = 16;
 
-/// The matrix `[rows, columns]` transposed to `[columns, rows]`; `value` reads it row by row.
+/// The matrix `[rows, columns]` transposed to `[columns, rows]`, on all threads; `value` reads it row by row.
 pub fn transpose(rows: usize, columns: usize, value: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
-    if rows * columns == 0 {
-        return Vec::new();
-    }
     let write = |block: usize, out: &mut [MaybeUninit<f32>]| {
-        let first = block * BLOCK;
-        for from in (0..rows).step_by(BLOCK) {
-            for (column, out) in out.chunks_exact_mut(rows).enumerate() {
-                for (row, out) in (from..rows).zip(out[from..].iter_mut().take(BLOCK)) {
-                    out.write(value(row * columns + first + column));
-                }
-            }
-        }
+        transpose_block(rows, columns, block * BLOCK, &value, out);
     };
     #[expect(unsafe_code, reason = "no zeros first")]
-    // SAFETY: a piece is a number of whole output rows, and the loops go over all of each.
+    // SAFETY: a piece is a number of whole output rows, each of which is written.
     unsafe {
-        filled(rows * columns, BLOCK * rows, write)
+        filled(rows * columns, BLOCK * rows.max(1), write)
     }
 }
 
-/// A buffer of `len` values in pieces of `piece`, of which `write(index, piece)` writes every element.
+/// [`transpose`] on this thread alone, into a buffer that is used again.
+pub(crate) fn transpose_into(out: &mut Vec<f32>, rows: usize, columns: usize, value: impl Fn(usize) -> f32) {
+    out.clear();
+    out.reserve(rows * columns);
+    let pieces = out.spare_capacity_mut()[..rows * columns].chunks_mut(BLOCK * rows.max(1));
+    for (block, piece) in pieces.enumerate() {
+        transpose_block(rows, columns, block * BLOCK, &value, piece);
+    }
+    #[expect(unsafe_code, reason = "a vector is not told otherwise that it is full")]
+    // SAFETY: there is room, and every element was written.
+    unsafe {
+        out.set_len(rows * columns);
+    }
+}
+
+/// The rows of the transpose from `first` on, as many as `out` has room for; it writes all of `out`.
+fn transpose_block(
+    rows: usize,
+    columns: usize,
+    first: usize,
+    value: &impl Fn(usize) -> f32,
+    out: &mut [MaybeUninit<f32>],
+) {
+    for from in (0..rows).step_by(BLOCK) {
+        for (column, out) in out.chunks_exact_mut(rows).enumerate() {
+            for (row, out) in (from..rows).zip(out[from..].iter_mut().take(BLOCK)) {
+                out.write(value(row * columns + first + column));
+            }
+        }
+    }
+}
+
+/// A buffer of `len` values in pieces of `piece`, each written on one of all threads by `write(index, piece)`.
 ///
 /// Zeros that are written over at once would cost a tenth of a matrix product.
 ///

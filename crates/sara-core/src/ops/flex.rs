@@ -1,18 +1,22 @@
-//! The linear layer on flex: a piece of rows for each thread, each a product that starts from the bias.
+//! The linear layer on flex: forward a piece of rows for each thread, which starts from the bias; back a panel of
+//! columns at a time, whose part of the weight a thread transposes into its cache.
 //!
 //! burn-flex hands whole products to several threads, which wait for one another at every block; here they meet once.
-//! Only f32 goes this way. A row's values never depend on the piece that it is in, hence not on the threads.
+//! Only f32 goes this way. A value never depends on the piece that it is in, hence not on the threads.
 
 use std::mem::MaybeUninit;
 
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
+use rayon::prelude::*;
 
 use super::{LinearOps, stock_linear, stock_linear_backward};
-use crate::buffer::{filled, transpose};
+use crate::buffer::{filled, transpose_into};
 
 /// Rows that are worth a thread of their own.
 const ROWS: usize = 128;
+/// Columns of a panel: 3,072 rows of it fit a second-level cache.
+const PANEL: usize = 64;
 /// A product of so few rows and columns, or of one column, gemm sums in another order than a larger one.
 const SMALL: usize = 64;
 
@@ -26,7 +30,7 @@ impl LinearOps for Flex {
         }
         let bias = bias.map(contiguous);
         let bias = bias.as_ref().map(|bias| bias.storage::<f32>());
-        product(&contiguous(x), &Weight::of(&contiguous(weight)), bias)
+        product(&contiguous(x), &Matrix::of(&contiguous(weight)), bias)
     }
 
     fn fused_linear_backward(weight: FlexTensor, grad: FlexTensor) -> FlexTensor {
@@ -34,14 +38,11 @@ impl LinearOps for Flex {
             return stock_linear_backward::<Self>(weight, grad);
         }
         let (weight, grad) = (contiguous(weight), contiguous(grad));
-        let weight = Weight::of(&weight);
-        let [d_in, d_out] = weight.shape;
+        let weight = Matrix::of(&weight);
         if grad.layout().shape()[0] < ROWS {
             return product(&grad, &weight.transposed(), None);
         }
-        // With many rows, one pass over the weight costs less than reading it across in each piece.
-        let transposed = transpose(d_in, d_out, |i| weight.values[i]);
-        product(&grad, &Weight { values: &transposed, shape: [d_out, d_in], strides: [d_in, 1] }, None)
+        product_by_panels(&grad, &weight)
     }
 }
 
@@ -55,18 +56,23 @@ fn contiguous(x: FlexTensor) -> FlexTensor {
     x.to_contiguous()
 }
 
-/// A matrix of weights with the distances between its rows and between its columns.
-struct Weight<'a> {
+/// A dense matrix, by rows or by columns.
+struct Matrix<'a> {
     values: &'a [f32],
     shape: [usize; 2],
     strides: [usize; 2],
 }
 
-impl<'a> Weight<'a> {
+impl<'a> Matrix<'a> {
+    /// A matrix by rows.
+    fn new(values: &'a [f32], shape: [usize; 2]) -> Self {
+        assert_eq!(values.len(), shape[0] * shape[1], "a matrix fills its buffer");
+        Self { values, shape, strides: [shape[1], 1] }
+    }
+
     /// The whole of a contiguous tensor.
-    fn of(weight: &'a FlexTensor) -> Self {
-        let shape: [usize; 2] = weight.layout().shape().dims();
-        Self { values: weight.storage::<f32>(), shape, strides: [shape[1], 1] }
+    fn of(tensor: &'a FlexTensor) -> Self {
+        Self::new(tensor.storage::<f32>(), tensor.layout().shape().dims())
     }
 
     fn transposed(&self) -> Self {
@@ -76,62 +82,96 @@ impl<'a> Weight<'a> {
 }
 
 /// `x weight + bias`, with a contiguous `x`; nothing is empty.
-fn product(x: &FlexTensor, weight: &Weight<'_>, bias: Option<&[f32]>) -> FlexTensor {
-    let [rows, d_in]: [usize; 2] = x.layout().shape().dims();
-    let d_out = weight.shape[1];
+fn product(x: &FlexTensor, weight: &Matrix<'_>, bias: Option<&[f32]>) -> FlexTensor {
+    let x = Matrix::of(x);
+    let ([rows, d_in], d_out) = (x.shape, weight.shape[1]);
+    assert!(bias.is_none_or(|bias| bias.len() == d_out), "the bias has a value for each column");
     let threads = rayon::current_num_threads();
     // No piece is small unless the whole is: the last one misses at most a row for each thread.
     let pieces = if d_out == 1 { 1 } else { (rows / ROWS.max(SMALL + threads)).clamp(1, threads) };
     let rows_of_piece = rows.div_ceil(pieces);
     let write = |piece: usize, y: &mut [MaybeUninit<f32>]| {
-        let x = &x.storage::<f32>()[piece * rows_of_piece * d_in..][..y.len() / d_out * d_in];
-        product_of_rows(x, weight, bias, y);
+        let rows = y.len() / d_out;
+        let x = Matrix::new(&x.values[piece * rows_of_piece * d_in..][..rows * d_in], [rows, d_in]);
+        if let Some(bias) = bias {
+            for row in y.chunks_exact_mut(d_out) {
+                row.write_copy_of_slice(bias);
+            }
+        } else if rows == 1 {
+            // Here gemm takes a product with a vector, which looks at its destination in any case.
+            y.fill(MaybeUninit::new(0.0));
+        }
+        let written = bias.is_some() || rows == 1;
+        #[expect(unsafe_code, reason = "the destination may not be written yet")]
+        // SAFETY: the piece is `rows * d_out` long, borrowed alone, and was written where it is read.
+        unsafe {
+            multiply(&x, weight, y.as_mut_ptr().cast(), d_out, written);
+        }
     };
     #[expect(unsafe_code, reason = "no zeros first")]
     // SAFETY: a product writes the whole of its destination.
     let y = unsafe { filled(rows * d_out, rows_of_piece * d_out, write) };
-    FlexTensor::new(Bytes::from_elems(y), Layout::contiguous(Shape::new([rows, d_out])), DType::F32)
+    tensor(y, [rows, d_out])
 }
 
-/// Writes `x weight + bias` on one thread.
-#[expect(unsafe_code, reason = "gemm takes pointers")]
-fn product_of_rows(x: &[f32], weight: &Weight<'_>, bias: Option<&[f32]>, y: &mut [MaybeUninit<f32>]) {
-    let ([d_in, d_out], [row, column]) = (weight.shape, weight.strides);
-    let rows = y.len() / d_out;
-    assert!(
-        x.len() == rows * d_in
-            && y.len() == rows * d_out
-            && weight.values.len() == d_in * d_out
-            && bias.is_none_or(|bias| bias.len() == d_out),
-        "every operand is as large as its shape"
-    );
-    if let Some(bias) = bias {
-        for y in y.chunks_exact_mut(d_out) {
-            for (y, &bias) in y.iter_mut().zip(bias) {
-                y.write(bias);
-            }
+/// `grad weightᵀ`, with a contiguous `grad`; nothing is empty.
+fn product_by_panels(grad: &FlexTensor, weight: &Matrix<'_>) -> FlexTensor {
+    /// The start of the destination, of which each panel writes its own columns.
+    struct Start(*mut f32);
+    #[expect(unsafe_code, reason = "columns interleave in a buffer, so no slice can stand for some")]
+    // SAFETY: no element is written by two threads, and none is read.
+    unsafe impl Sync for Start {}
+
+    let grad = Matrix::of(grad);
+    let ([rows, d_out], d_in) = (grad.shape, weight.shape[0]);
+    let mut dx = Vec::<f32>::with_capacity(rows * d_in);
+    let start = Start(dx.as_mut_ptr());
+    (0..d_in).into_par_iter().step_by(PANEL).for_each_init(Vec::new, |panel, first| {
+        let start = &start;
+        let columns = PANEL.min(d_in - first);
+        let part = &weight.values[first * d_out..][..columns * d_out];
+        transpose_into(panel, columns, d_out, |i| part[i]);
+        #[expect(unsafe_code, reason = "the destination is not written yet")]
+        // SAFETY: these columns lie inside the buffer of `rows` rows of `d_in`, and no other panel has them.
+        unsafe {
+            multiply(&grad, &Matrix::new(panel, [d_out, columns]), start.0.add(first), d_in, false);
         }
-    } else if rows == 1 {
-        // Here gemm takes a product with a vector, which looks at its destination in any case.
-        y.fill(MaybeUninit::new(0.0));
+    });
+    #[expect(unsafe_code, reason = "no zeros first")]
+    // SAFETY: the panels are all the columns, and a product writes the whole of its destination.
+    unsafe {
+        dx.set_len(rows * d_in);
     }
-    // SAFETY: the lengths are those of the shapes, and the strides those of dense matrices; `y` is borrowed alone, was
-    // written above where it is read, and is written in full.
+    tensor(dx, [rows, d_in])
+}
+
+/// Writes `x weight` on one thread, or adds it to what stands there where `add`.
+///
+/// # Safety
+/// From `y` on there must be a row of the product every `stride` elements, nobody else may use them, and they must be
+/// written already where `add`.
+#[expect(unsafe_code, reason = "gemm takes pointers")]
+unsafe fn multiply(x: &Matrix<'_>, weight: &Matrix<'_>, y: *mut f32, stride: usize, add: bool) {
+    let ([rows, d_in], d_out) = (x.shape, weight.shape[1]);
+    assert_eq!(weight.shape[0], d_in, "the weight has a row for each column of the input");
+    let strides = |matrix: &Matrix<'_>| (matrix.strides[1] as isize, matrix.strides[0] as isize);
+    let ((x_column, x_row), (weight_column, weight_row)) = (strides(x), strides(weight));
+    // SAFETY: a matrix fills its buffer in one of two orders, the shapes fit, and for `y` the caller promises it.
     unsafe {
         gemm::gemm(
             rows,
             d_out,
             d_in,
-            y.as_mut_ptr().cast::<f32>(),
+            y,
             1,
-            d_out as isize,
-            bias.is_some() || rows == 1,
-            x.as_ptr(),
-            1,
-            d_in as isize,
+            stride as isize,
+            add,
+            x.values.as_ptr(),
+            x_column,
+            x_row,
             weight.values.as_ptr(),
-            column as isize,
-            row as isize,
+            weight_column,
+            weight_row,
             1.0,
             1.0,
             false,
@@ -140,4 +180,8 @@ fn product_of_rows(x: &[f32], weight: &Weight<'_>, bias: Option<&[f32]>, y: &mut
             gemm::Parallelism::None,
         );
     }
+}
+
+fn tensor(values: Vec<f32>, shape: [usize; 2]) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
 }
