@@ -55,31 +55,22 @@ impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
             weight: x.is_tracked().then(|| weight.primitive.clone()),
             x: weight.is_tracked().then(|| x.primitive.clone()),
         };
-        let nodes = [x.node.clone(), weight.node.clone()];
-        match bias {
-            Some(bias) => {
-                let [x_node, weight_node] = nodes;
-                let op = Linear.prepare::<C>([x_node, weight_node, bias.node.clone()]).compute_bound();
-                finish(
-                    op.stateful(),
-                    kept,
-                    B::fused_linear(x.primitive, weight.primitive, Some(bias.primitive)),
-                )
-            }
-            None => {
-                let op = Linear.prepare::<C>(nodes).compute_bound();
-                finish(op.stateful(), kept, B::fused_linear(x.primitive, weight.primitive, None))
-            }
+        let [x_node, weight_node] = [x.node.clone(), weight.node.clone()];
+        if let Some(bias) = bias {
+            let op = Linear.prepare::<C>([x_node, weight_node, bias.node.clone()]).compute_bound().stateful();
+            return finish(op, kept, B::fused_linear(x.primitive, weight.primitive, Some(bias.primitive)));
         }
+        let op = Linear.prepare::<C>([x_node, weight_node]).compute_bound().stateful();
+        finish(op, kept, B::fused_linear(x.primitive, weight.primitive, None))
     }
 }
 
 fn finish<B: LinearOps, C: CheckpointStrategy, const N: usize>(
-    kind: OpsKind<Linear, B, Kept<B>, C, N>,
+    op: OpsKind<Linear, B, Kept<B>, C, N>,
     kept: Kept<B>,
     y: FloatTensor<B>,
 ) -> FloatTensor<Autodiff<B, C>> {
-    match kind {
+    match op {
         OpsKind::Tracked(prep) => prep.finish(kept, y),
         OpsKind::UnTracked(prep) => prep.finish(y),
     }

@@ -29,7 +29,7 @@ impl LinearOps for Flex {
             return stock_linear::<Self>(x, weight, bias);
         }
         let bias = bias.map(contiguous);
-        let bias = bias.as_ref().map(|bias| bias.storage::<f32>());
+        let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
         product(&contiguous(x), &Matrix::of(&contiguous(weight)), bias)
     }
 
@@ -95,7 +95,9 @@ fn product(x: &FlexTensor, weight: &Matrix<'_>, bias: Option<&[f32]>) -> FlexTen
         let x = Matrix::new(&x.values[piece * rows_of_piece * d_in..][..rows * d_in], [rows, d_in]);
         if let Some(bias) = bias {
             for row in y.chunks_exact_mut(d_out) {
-                row.write_copy_of_slice(bias);
+                for (y, &bias) in row.iter_mut().zip(bias) {
+                    y.write(bias);
+                }
             }
         } else if rows == 1 {
             // Here gemm takes a product with a vector, which looks at its destination in any case.

@@ -1,6 +1,6 @@
 //! `sara`: adapt a pretrained model from the command line.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its terminal")]
+#![expect(clippy::print_stderr, reason = "a command speaks to its terminal")]
 
 use std::process::ExitCode;
 

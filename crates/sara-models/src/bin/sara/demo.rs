@@ -168,7 +168,8 @@ impl Job for DemoJob<'_> {
                 prepared.method.init(prepared.checkpoint.config.shape(), &plan, Seed(0), device)?;
             let toml = prepared.run.to_toml()?;
             let open = || Ok((RunDir::create(&prepared.run.output, &toml)?, None));
-            let summary = execute::<B>(&prepared, adapter, Tensors::new(), &plan, open, None, quiet, device)?;
+            let summary =
+                execute::<B>(&prepared, adapter, &Tensors::new(), &plan, open, None, quiet, device)?;
             let accuracy =
                 summary.as_ref().and_then(|s| s.last.as_ref()?.value("accuracy")).unwrap_or(f64::NAN);
             let trainable = summary.as_ref().map_or(0, |summary| summary.trainable);

@@ -163,7 +163,7 @@ impl Job for TrainJob {
             Ok((RunDir::create(&output, &toml)?, None))
         };
         let prepared = Prepared { method, ..prepared };
-        execute::<B>(&prepared, adapter, head, &plan, open, stop_after, console, device)
+        execute::<B>(&prepared, adapter, &head, &plan, open, stop_after, console, device)
     }
 }
 
@@ -199,7 +199,7 @@ fn start<B: Compute>(prepared: &Prepared, console: Console, device: &B::Device) 
 pub(crate) fn execute<B: Compute>(
     prepared: &Prepared,
     adapter: AnyAdapter<Autodiff<B>>,
-    start_head: Tensors,
+    start_head: &Tensors,
     plan: &RankPlan,
     open: impl FnOnce() -> anyhow::Result<(RunDir, Option<State>)>,
     stop_after: Option<usize>,
@@ -212,7 +212,7 @@ pub(crate) fn execute<B: Compute>(
     if start_head.is_empty() {
         console.notes(&notes);
     } else {
-        head = head.with_tensors(&start_head, "init_adapter")?;
+        head = head.with_tensors(start_head, "init_adapter")?;
     }
     let dropouts = match run.backbone_dropout {
         BackboneDropout::Checkpoint => checkpoint.config.dropouts,
