@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::{LinearOps, stock_linear, stock_linear_backward};
 use crate::buffer::{filled, transpose_into};
+use crate::strided::{Matrix, multiply};
 
 /// Rows that are worth a thread of their own.
 const ROWS: usize = 128;
@@ -30,7 +31,7 @@ impl LinearOps for Flex {
         }
         let bias = bias.map(contiguous);
         let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
-        product(&contiguous(x), &Matrix::of(&contiguous(weight)), bias)
+        product(matrix(&contiguous(x)), matrix(&contiguous(weight)), bias)
     }
 
     fn fused_linear_backward(weight: FlexTensor, grad: FlexTensor) -> FlexTensor {
@@ -38,11 +39,11 @@ impl LinearOps for Flex {
             return stock_linear_backward::<Self>(weight, grad);
         }
         let (weight, grad) = (contiguous(weight), contiguous(grad));
-        let weight = Matrix::of(&weight);
-        if grad.layout().shape()[0] < ROWS {
-            return product(&grad, &weight.transposed(), None);
+        let (weight, grad) = (matrix(&weight), matrix(&grad));
+        if grad.n_rows() < ROWS {
+            return product(grad, weight.transposed(), None);
         }
-        product_by_panels(&grad, &weight)
+        product_by_panels(grad, weight)
     }
 }
 
@@ -56,35 +57,15 @@ fn contiguous(x: FlexTensor) -> FlexTensor {
     x.to_contiguous()
 }
 
-/// A dense matrix, by rows or by columns.
-struct Matrix<'a> {
-    values: &'a [f32],
-    shape: [usize; 2],
-    strides: [usize; 2],
+/// The whole of a contiguous tensor.
+fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
+    let [rows, columns]: [usize; 2] = tensor.layout().shape().dims();
+    Matrix::new(tensor.storage::<f32>(), rows, columns, columns)
 }
 
-impl<'a> Matrix<'a> {
-    /// A matrix by rows.
-    fn new(values: &'a [f32], shape: [usize; 2]) -> Self {
-        assert_eq!(values.len(), shape[0] * shape[1], "a matrix fills its buffer");
-        Self { values, shape, strides: [shape[1], 1] }
-    }
-
-    /// The whole of a contiguous tensor.
-    fn of(tensor: &'a FlexTensor) -> Self {
-        Self::new(tensor.storage::<f32>(), tensor.layout().shape().dims())
-    }
-
-    fn transposed(&self) -> Self {
-        let ([rows, columns], [row, column]) = (self.shape, self.strides);
-        Self { values: self.values, shape: [columns, rows], strides: [column, row] }
-    }
-}
-
-/// `x weight + bias`, with a contiguous `x`; nothing is empty.
-fn product(x: &FlexTensor, weight: &Matrix<'_>, bias: Option<&[f32]>) -> FlexTensor {
-    let x = Matrix::of(x);
-    let ([rows, d_in], d_out) = (x.shape, weight.shape[1]);
+/// `x weight + bias`; nothing is empty.
+fn product(x: Matrix<'_>, weight: Matrix<'_>, bias: Option<&[f32]>) -> FlexTensor {
+    let (rows, d_out) = (x.n_rows(), weight.n_cols());
     assert!(bias.is_none_or(|bias| bias.len() == d_out), "the bias has a value for each column");
     let threads = rayon::current_num_threads();
     // No piece is small unless the whole is: the last one misses at most a row for each thread.
@@ -92,7 +73,7 @@ fn product(x: &FlexTensor, weight: &Matrix<'_>, bias: Option<&[f32]>) -> FlexTen
     let rows_of_piece = rows.div_ceil(pieces);
     let write = |piece: usize, y: &mut [MaybeUninit<f32>]| {
         let rows = y.len() / d_out;
-        let x = Matrix::new(&x.values[piece * rows_of_piece * d_in..][..rows * d_in], [rows, d_in]);
+        let x = x.rows((piece * rows_of_piece, rows));
         if let Some(bias) = bias {
             for row in y.chunks_exact_mut(d_out) {
                 for (y, &bias) in row.iter_mut().zip(bias) {
@@ -107,7 +88,7 @@ fn product(x: &FlexTensor, weight: &Matrix<'_>, bias: Option<&[f32]>) -> FlexTen
         #[expect(unsafe_code, reason = "the destination may not be written yet")]
         // SAFETY: the piece is `rows * d_out` long, borrowed alone, and was written where it is read.
         unsafe {
-            multiply(&x, weight, y.as_mut_ptr().cast(), d_out, written);
+            multiply(x, weight, y.as_mut_ptr().cast(), d_out, written);
         }
     };
     #[expect(unsafe_code, reason = "no zeros first")]
@@ -116,27 +97,26 @@ fn product(x: &FlexTensor, weight: &Matrix<'_>, bias: Option<&[f32]>) -> FlexTen
     tensor(y, [rows, d_out])
 }
 
-/// `grad weightᵀ`, with a contiguous `grad`; nothing is empty.
-fn product_by_panels(grad: &FlexTensor, weight: &Matrix<'_>) -> FlexTensor {
+/// `grad weightᵀ`; nothing is empty.
+fn product_by_panels(grad: Matrix<'_>, weight: Matrix<'_>) -> FlexTensor {
     /// The start of the destination, of which each panel writes its own columns.
     struct Start(*mut f32);
     #[expect(unsafe_code, reason = "columns interleave in a buffer, so no slice can stand for some")]
     // SAFETY: no element is written by two threads, and none is read.
     unsafe impl Sync for Start {}
 
-    let grad = Matrix::of(grad);
-    let ([rows, d_out], d_in) = (grad.shape, weight.shape[0]);
+    let (rows, d_out, d_in) = (grad.n_rows(), grad.n_cols(), weight.n_rows());
     let mut dx = Vec::<f32>::with_capacity(rows * d_in);
     let start = Start(dx.as_mut_ptr());
     (0..d_in).into_par_iter().step_by(PANEL).for_each_init(Vec::new, |panel, first| {
         let start = &start;
         let columns = PANEL.min(d_in - first);
-        let part = &weight.values[first * d_out..][..columns * d_out];
+        let part = weight.rows((first, columns)).values();
         transpose_into(panel, columns, d_out, |i| part[i]);
         #[expect(unsafe_code, reason = "the destination is not written yet")]
         // SAFETY: these columns lie inside the buffer of `rows` rows of `d_in`, and no other panel has them.
         unsafe {
-            multiply(&grad, &Matrix::new(panel, [d_out, columns]), start.0.add(first), d_in, false);
+            multiply(grad, Matrix::new(panel, d_out, columns, columns), start.0.add(first), d_in, false);
         }
     });
     #[expect(unsafe_code, reason = "no zeros first")]
@@ -145,43 +125,6 @@ fn product_by_panels(grad: &FlexTensor, weight: &Matrix<'_>) -> FlexTensor {
         dx.set_len(rows * d_in);
     }
     tensor(dx, [rows, d_in])
-}
-
-/// Writes `x weight` on one thread, or adds it to what stands there where `add`.
-///
-/// # Safety
-/// From `y` on there must be a row of the product every `stride` elements, nobody else may use them, and they must be
-/// written already where `add`.
-#[expect(unsafe_code, reason = "gemm takes pointers")]
-unsafe fn multiply(x: &Matrix<'_>, weight: &Matrix<'_>, y: *mut f32, stride: usize, add: bool) {
-    let ([rows, d_in], d_out) = (x.shape, weight.shape[1]);
-    assert_eq!(weight.shape[0], d_in, "the weight has a row for each column of the input");
-    let strides = |matrix: &Matrix<'_>| (matrix.strides[1] as isize, matrix.strides[0] as isize);
-    let ((x_column, x_row), (weight_column, weight_row)) = (strides(x), strides(weight));
-    // SAFETY: a matrix fills its buffer in one of two orders, the shapes fit, and for `y` the caller promises it.
-    unsafe {
-        gemm::gemm(
-            rows,
-            d_out,
-            d_in,
-            y,
-            1,
-            stride as isize,
-            add,
-            x.values.as_ptr(),
-            x_column,
-            x_row,
-            weight.values.as_ptr(),
-            weight_column,
-            weight_row,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
 }
 
 fn tensor(values: Vec<f32>, shape: [usize; 2]) -> FlexTensor {

@@ -6,9 +6,10 @@
 
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
+use sara_core::strided::Matrix;
 
 use super::super::AttentionInputs;
-use super::strided::{Matrix, MatrixMut};
+use super::strided::MatrixMut;
 use super::{contiguous, kernels};
 
 /// Queries of one block: with some hundred keys its scores stay in the second-level cache.

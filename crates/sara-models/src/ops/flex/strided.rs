@@ -1,45 +1,8 @@
-//! Matrices inside larger buffers, and their product.
+//! Matrices inside larger buffers, to be written by several threads.
 
 use std::marker::PhantomData;
 
-/// A matrix in a buffer, read only.
-#[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    data: &'a [f32],
-    shape: [usize; 2],
-    strides: [usize; 2],
-}
-
-impl<'a> Matrix<'a> {
-    /// The matrix whose first row starts `data`, and every further one `stride` later.
-    pub(super) fn new(data: &'a [f32], n_rows: usize, n_cols: usize, stride: usize) -> Self {
-        assert!(
-            n_rows == 0 || (n_rows - 1) * stride + n_cols <= data.len(),
-            "a matrix lies inside its buffer"
-        );
-        Self { data, shape: [n_rows, n_cols], strides: [stride, 1] }
-    }
-
-    pub(super) fn n_rows(&self) -> usize {
-        self.shape[0]
-    }
-
-    pub(super) fn n_cols(&self) -> usize {
-        self.shape[1]
-    }
-
-    /// `count` rows from `start`.
-    pub(super) fn rows(self, (start, count): (usize, usize)) -> Self {
-        assert!(start + count <= self.shape[0] && self.strides[1] == 1, "rows lie inside their matrix");
-        let data = if count == 0 { &[] } else { &self.data[start * self.strides[0]..] };
-        Self::new(data, count, self.shape[1], self.strides[0])
-    }
-
-    pub(super) fn transposed(self) -> Self {
-        let ([n_rows, n_cols], [row, col]) = (self.shape, self.strides);
-        Self { data: self.data, shape: [n_cols, n_rows], strides: [col, row] }
-    }
-}
+use sara_core::strided::{Matrix, multiply};
 
 /// A matrix in a buffer, of which it holds its own elements alone.
 pub(super) struct MatrixMut<'a> {
@@ -83,45 +46,21 @@ impl<'a> MatrixMut<'a> {
 
     /// Writes `lhs rhs`.
     pub(super) fn set_product(&mut self, lhs: Matrix<'_>, rhs: Matrix<'_>) {
-        self.product(lhs, rhs, None);
+        self.product(lhs, rhs, false);
     }
 
     /// Adds `lhs rhs`.
     pub(super) fn add_product(&mut self, lhs: Matrix<'_>, rhs: Matrix<'_>) {
-        self.product(lhs, rhs, Some(1.0));
+        self.product(lhs, rhs, true);
     }
 
-    /// Writes `lhs rhs`, plus a multiple of what stands there.
-    #[expect(unsafe_code, reason = "gemm takes pointers")]
-    fn product(&mut self, lhs: Matrix<'_>, rhs: Matrix<'_>, kept: Option<f32>) {
-        let ([m, n], inner) = (self.shape, lhs.shape[1]);
-        assert_eq!((lhs.shape, rhs.shape), ([m, inner], [inner, n]), "shapes fit");
-        let strides = |matrix: &Matrix<'_>| (matrix.strides[1] as isize, matrix.strides[0] as isize);
-        let ((lhs_col, lhs_row), (rhs_col, rhs_row)) = (strides(&lhs), strides(&rhs));
-        // SAFETY: the constructors checked that every element lies inside its buffer, the shapes fit, and the
-        // destination cannot be among the operands, because it has the sole right to its elements.
+    #[expect(unsafe_code, reason = "rows of the destination lie apart")]
+    fn product(&mut self, lhs: Matrix<'_>, rhs: Matrix<'_>, add: bool) {
+        assert_eq!([lhs.n_rows(), rhs.n_cols()], self.shape, "the product fills the matrix");
+        // SAFETY: the constructors checked that every row lies inside its buffer, which is written from the start, and
+        // the destination cannot be among the operands, because it has the sole right to its elements.
         unsafe {
-            gemm::gemm(
-                m,
-                n,
-                inner,
-                self.data,
-                1,
-                self.stride as isize,
-                kept.is_some(),
-                lhs.data.as_ptr(),
-                lhs_col,
-                lhs_row,
-                rhs.data.as_ptr(),
-                rhs_col,
-                rhs_row,
-                kept.unwrap_or(0.0),
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
+            multiply(lhs, rhs, self.data, self.stride, add);
         }
     }
 }
