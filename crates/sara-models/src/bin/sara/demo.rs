@@ -7,7 +7,6 @@ use anyhow::ensure;
 use burn_autodiff::Autodiff;
 use clap::Args;
 use sara_core::methods::{adalora::AdaloraConfig, lora::LoraConfig, sara::SaraConfig};
-use sara_core::parameters::Tensors;
 use sara_core::store::{replace_dir, write_file};
 use sara_core::{AnyAdapter, MethodConfig, Seed};
 use sara_models::pretrained::Loaded;
@@ -18,7 +17,7 @@ use serde::Serialize;
 
 use crate::console::{Console, count, table};
 use crate::device::{Compute, Job, dispatch};
-use crate::train::{Prepared, execute, show_plan};
+use crate::train::{Prepared, execute, show_plan, start};
 
 /// Arguments of `sara demo`.
 #[derive(Args)]
@@ -157,19 +156,16 @@ impl Job for DemoJob<'_> {
             prepared.run.output = out.join("runs").join(name.replace(' ', "-"));
             prepared.run.set_method(&method)?;
             prepared.method = method;
-            let plan = prepared.plan::<B>(device)?;
+            let start = start::<B>(&prepared, quiet, device)?;
             if prepared.method == sara(SHOWN_SHARE) {
                 console.say(format!(
                     "\nshare {SHOWN_SHARE} of the sum of singular values is reached at\n{}\n",
-                    show_plan(&plan)
+                    show_plan(&start.plan)
                 ));
             }
-            let adapter: AnyAdapter<Autodiff<B>> =
-                prepared.method.init(prepared.checkpoint.config.shape(), &plan, Seed(0), device)?;
             let toml = prepared.run.to_toml()?;
             let open = || Ok((RunDir::create(&prepared.run.output, &toml)?, None));
-            let summary =
-                execute::<B>(&prepared, adapter, &Tensors::new(), &plan, open, None, quiet, device)?;
+            let summary = execute::<B>(&prepared, start, open, None, quiet, device)?;
             let accuracy =
                 summary.as_ref().and_then(|s| s.last.as_ref()?.value("accuracy")).unwrap_or(f64::NAN);
             let trainable = summary.as_ref().map_or(0, |summary| summary.trainable);

@@ -142,13 +142,13 @@ impl Job for TrainJob {
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Option<Summary>> {
         let Self { prepared, resume, stop_after, dry_run, console } = self;
-        let Start { adapter, plan, method, head } = start::<B>(&prepared, console, device)?;
-        let run = &prepared.run;
-        console.say(show_plan(&plan));
+        let start = start::<B>(&prepared, console, device)?;
+        let (run, Start { plan, method, .. }) = (&prepared.run, &start);
+        console.say(show_plan(plan));
         let shape = prepared.checkpoint.config.shape();
         console.say(format!(
             "trainable   {} in the adapter ({}), {} in the head",
-            count(method.count(shape, &plan)),
+            count(method.count(shape, plan)),
             method.name(),
             count(prepared.checkpoint.config.head_count(prepared.answer.n_labels()))
         ));
@@ -162,22 +162,25 @@ impl Job for TrainJob {
             }
             Ok((RunDir::create(&output, &toml)?, None))
         };
-        let prepared = Prepared { method, ..prepared };
-        execute::<B>(&prepared, adapter, &head, &plan, open, stop_after, console, device)
+        execute::<B>(&prepared, start, open, stop_after, console, device)
     }
 }
 
 /// What training starts from.
-struct Start<B: Compute> {
+pub(crate) struct Start<B: Compute> {
     adapter: AnyAdapter<Autodiff<B>>,
-    plan: RankPlan,
+    pub(crate) plan: RankPlan,
     method: MethodConfig,
     /// Empty where the head is the checkpoint's, or new.
     head: Tensors,
 }
 
 /// The adapter at its start: new, or as `init_adapter` says.
-fn start<B: Compute>(prepared: &Prepared, console: Console, device: &B::Device) -> anyhow::Result<Start<B>> {
+pub(crate) fn start<B: Compute>(
+    prepared: &Prepared,
+    console: Console,
+    device: &B::Device,
+) -> anyhow::Result<Start<B>> {
     let Prepared { run, method, checkpoint, .. } = prepared;
     if let Some(dir) = &run.init_adapter {
         let (stored, notes) = read_adapter(dir, checkpoint)?;
@@ -193,26 +196,24 @@ fn start<B: Compute>(prepared: &Prepared, console: Console, device: &B::Device) 
 
 /// Trains, and writes what comes out; `None` if the run was stopped before its end.
 ///
-/// The head takes the values of `start_head` where it has any. `open` starts or resumes the run's directory; it is called
-/// once nothing but training can fail.
-#[expect(clippy::too_many_arguments, reason = "each is another thing, and there are two callers")]
+/// `open` starts or resumes the run's directory; it is called once nothing but training can fail.
 pub(crate) fn execute<B: Compute>(
     prepared: &Prepared,
-    adapter: AnyAdapter<Autodiff<B>>,
-    start_head: &Tensors,
-    plan: &RankPlan,
+    start: Start<B>,
     open: impl FnOnce() -> anyhow::Result<(RunDir, Option<State>)>,
     stop_after: Option<usize>,
     console: Console,
     device: &B::Device,
 ) -> anyhow::Result<Option<Summary>> {
-    let Prepared { run, method, checkpoint, answer, train, valid } = prepared;
+    let Prepared { run, checkpoint, answer, train, valid, .. } = prepared;
+    let Start { adapter, plan, method, head: start_head } = start;
     let Loaded { model, mut head, notes } =
         checkpoint.load::<Autodiff<B>>(answer.n_labels(), Seed(run.seed), device)?;
-    if start_head.is_empty() {
-        console.notes(&notes);
-    } else {
-        head = head.with_tensors(start_head, "init_adapter")?;
+    match &run.init_adapter {
+        Some(init) if !start_head.is_empty() => {
+            head = head.with_tensors(&start_head, &init.display().to_string())?;
+        }
+        _ => console.notes(&notes),
     }
     let dropouts = match run.backbone_dropout {
         BackboneDropout::Checkpoint => checkpoint.config.dropouts,
@@ -231,7 +232,7 @@ pub(crate) fn execute<B: Compute>(
         stop_after,
     };
     let total = run.optimizer.total_steps(train.items.len());
-    let manifest = manifest(checkpoint, method, plan, answer)?;
+    let manifest = manifest(checkpoint, &method, &plan, answer)?;
     let (dir, state) = open()?;
     if let Some(state) = &state {
         console.say(format!("resuming    at step {}", state.step));
@@ -253,7 +254,7 @@ pub(crate) fn execute<B: Compute>(
     let summary = Summary {
         output: dir.path.clone(),
         method: method.name(),
-        trainable: method.count(checkpoint.config.shape(), plan),
+        trainable: method.count(checkpoint.config.shape(), &plan),
         head: checkpoint.config.head_count(answer.n_labels()),
         steps,
         step_ms,
