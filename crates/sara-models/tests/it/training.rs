@@ -189,7 +189,7 @@ fn a_recording_pass_sees_every_token_in_every_layer() {
     let short = model.first_token(&inputs, &adapter, &Pass::training(inputs.mask.clone()));
     assert_close(&recorded.into_data(), &floats_of(&short.into_data()), "first token");
 
-    // The input of the last block's widening layer, over all tokens that count, is that of a full pass.
+    // What every layer saw, over all tokens that count, is what it sees in a full pass.
     let pass = Pass::training(inputs.mask.clone()).recording();
     model.forward(&inputs, &adapter, &pass);
     let full = pass.into_seen();
