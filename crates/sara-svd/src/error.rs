@@ -44,6 +44,18 @@ pub enum Error {
         /// Values that were given.
         values: usize,
     },
+    /// The number of singular values that was asked for is not possible.
+    #[error(
+        "{k} singular values of a {rows} x {columns} matrix: ask for at least 1 and at most the shorter side"
+    )]
+    Count {
+        /// The number that was asked for.
+        k: usize,
+        /// Rows of the matrix.
+        rows: usize,
+        /// Columns of the matrix.
+        columns: usize,
+    },
     /// The share is not a fraction.
     #[error("share {share} is not between 0 and 1: name a fraction of the sum of the singular values")]
     Share {

@@ -12,6 +12,7 @@
 //! # Ok::<(), sara_svd::Error>(())
 //! ```
 
+pub(crate) mod blocks;
 mod scaled;
 mod solve;
 
@@ -62,7 +63,7 @@ impl Sample for bf16 {
 /// # Errors
 /// [`Error::Shape`], [`Error::NonFinite`], [`Error::Overflow`] (f64 only), [`Error::NotConverged`].
 pub fn svd<T: Sample>(data: &[T], m: usize, n: usize) -> Result<Factors, Error> {
-    scale(data, m, n)?.svd()
+    Ok(scale(data, m, n)?.svd()?.0)
 }
 
 /// Singular values of the `m x n` matrix `data`, given row by row; `min(m, n)` of them, descending.

@@ -71,11 +71,18 @@
 mod cube;
 mod error;
 pub mod host;
+mod jacobi;
 mod ops;
+mod orthonormalize;
+mod prepare;
+mod randomized;
+mod report;
 mod spectrum_rank;
 mod svd;
 
 pub use error::Error;
-pub use ops::{SvdOps, SvdPrimitives};
+pub use ops::{Engine, PANEL, SvdOps};
+pub use randomized::{Accuracy, randomized_svd};
+pub use report::{Algorithm, Method, Place, Precision, Report};
 pub use spectrum_rank::{Convention, SpectrumRank, spectrum_rank};
-pub use svd::{Svd, singular_values, svd};
+pub use svd::{Svd, singular_values, svd, svd_batched, svd_by};

@@ -1,59 +1,142 @@
-//! The extension trait: what a backend may compute on its own device.
+//! What the algorithms need of a backend, and how a wrapped backend reaches the one that computes.
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{DType, TensorData, TensorMetadata, try_read_sync};
+use burn::tensor::{
+    DType, Device, Shape, Tensor, TensorData, TensorMetadata, TensorPrimitive, try_read_sync,
+};
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 
-use crate::Error;
-use crate::host::{Factors, Sample, Scaled};
+use crate::host::{Sample, Scaled, blocks};
+use crate::{Error, Place};
 
-/// `u [m, k]`, `s [k]` and `vt [k, n]` of a thin decomposition.
-pub type SvdPrimitives<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
-
-/// A backend on which singular values can be computed.
+/// A backend whose tensors can be decomposed.
 ///
-/// The default bodies read the matrix, compute on the host in f64 and push the result back, so that an empty
-/// `impl SvdOps for MyBackend {}` is enough. A backend with kernels of its own overrides what they serve.
-/// Every method takes a primitive of shape `[m, n]` and fails as a value.
+/// The work is done on [`SvdOps::Engine`]: the backend itself, or the one that it wraps. Going there gives up
+/// gradients and fusion, coming back makes constants.
 pub trait SvdOps: Backend {
-    /// Thin decomposition: `u [m, k]`, `s [k]`, `vt [k, n]`, in the element type of `a`; see [`crate::svd()`].
-    ///
-    /// # Errors
-    /// As [`crate::svd()`].
-    fn svd(a: FloatTensor<Self>) -> Result<SvdPrimitives<Self>, Error> {
-        let (device, dtype, [m, n]) = (Self::float_device(&a), a.dtype(), shape::<Self>(&a)?);
-        let k = m.min(n);
-        let Factors { u, s, vt } = scaled::<Self>(a)?.svd()?;
-        let push = |data| Self::float_from_data(data, &device);
-        Ok((
-            push(TensorData::new(u, [m, k]).convert_dtype(dtype)),
-            push(checked(s, dtype)?),
-            push(TensorData::new(vt, [k, n]).convert_dtype(dtype)),
-        ))
+    /// The backend that computes.
+    type Engine: Engine<Device = Self::Device>;
+
+    /// The same tensor on the engine.
+    fn enter(a: FloatTensor<Self>) -> FloatTensor<Self::Engine>;
+
+    /// The same tensor on this backend.
+    fn leave(a: FloatTensor<Self::Engine>) -> FloatTensor<Self>;
+}
+
+/// The building blocks of the algorithms, beside burn's own tensor operations.
+///
+/// Each has a body that computes on the host in f64, so that an empty `impl Engine for MyBackend {}` is
+/// enough. A backend with kernels overrides all of them and says so by [`Engine::place`].
+///
+/// A set of vectors is stored as the rows of a matrix throughout, since rows are contiguous.
+pub trait Engine: Backend {
+    /// Where the blocks run. [`crate::Method::Auto`] uses the Gram matrix in f64 on the host, and Jacobi
+    /// rotations on a device.
+    fn place() -> Place {
+        Place::Host
     }
 
-    /// Singular values `[k]`, in the element type of `a`; see [`crate::singular_values`].
+    /// Largest modulus of the entries of `a`, of any shape; not finite where an entry is not, 0 where there
+    /// is none.
     ///
     /// # Errors
-    /// As [`crate::singular_values`].
-    fn singular_values(a: FloatTensor<Self>) -> Result<FloatTensor<Self>, Error> {
-        let (device, dtype) = (Self::float_device(&a), a.dtype());
-        let s = scaled::<Self>(a)?.singular_values()?;
-        Ok(Self::float_from_data(checked(s, dtype)?, &device))
+    /// [`Error::Read`].
+    fn largest(a: FloatTensor<Self>) -> Result<f64, Error> {
+        let data = read_data::<Self>(a)?;
+        Ok(match data.as_slice::<f32>() {
+            Ok(values) => f64::from(blocks::largest(values)),
+            Err(_) => data.iter::<f64>().fold(0.0, |largest: f64, x| {
+                if x.abs() <= largest { largest } else { x.abs() }
+            }),
+        })
     }
 
-    /// Singular values on the host in f64, which the rank rule decides from; see [`crate::spectrum_rank`].
+    /// The product `a b` of two matrices or stacks of matrices, rounded as their element type and no coarser.
+    fn product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(a, b)
+    }
+
+    /// Rotations that make Gram matrices `[p, d, d]` more diagonal, `d` even: `j [p, d, d]` orthogonal, so that
+    /// `j^T g j` is nearly diagonal and descending, and `[p, 3]` of what was found before: the largest cosine
+    /// between two columns, the same between columns with squared norms above `floor`, the largest squared
+    /// norm.
+    ///
+    /// Cosines up to `tolerance` are left alone.
     ///
     /// # Errors
-    /// As [`crate::singular_values`].
-    fn spectrum(a: FloatTensor<Self>) -> Result<Vec<f64>, Error> {
-        scaled::<Self>(a)?.singular_values()
+    /// [`Error::Read`].
+    fn rotations(
+        gram: FloatTensor<Self>,
+        tolerance: f64,
+        floor: f64,
+    ) -> Result<(FloatTensor<Self>, FloatTensor<Self>), Error> {
+        let (device, dtype, shape) = (Self::float_device(&gram), gram.dtype(), gram.shape());
+        let (p, d) = (shape[0], shape[2]);
+        let mut gram = read::<Self>(gram)?;
+        let (j, found) = blocks::rotations(&mut gram, d, tolerance, floor);
+        Ok((push::<Self>(j, [p, d, d], dtype, &device), push::<Self>(found, [p, 3], dtype, &device)))
+    }
+
+    /// The inverse of the Cholesky factor of the Gram matrix `[l, l]`, lower triangular; not finite, or far
+    /// from what it should be, where the matrix is not positive definite. `l` is at most [`PANEL`].
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    fn cholesky_inverse(gram: FloatTensor<Self>) -> Result<FloatTensor<Self>, Error> {
+        let (device, dtype, l) = (Self::float_device(&gram), gram.dtype(), gram.shape()[0]);
+        let inverse = blocks::cholesky_inverse(&read::<Self>(gram)?, l);
+        Ok(push::<Self>(inverse, [l, l], dtype, &device))
+    }
+
+    /// Orthonormal rows with the span of the rows of `x [l, n]`, `l <= n`, one by one and therefore for every
+    /// `x`: rows that depend on the ones above them are replaced by those of a sketch with this seed.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    fn gram_schmidt(x: FloatTensor<Self>, seed: u32) -> Result<FloatTensor<Self>, Error> {
+        let (device, dtype, shape) = (Self::float_device(&x), x.dtype(), x.shape());
+        let (l, n) = (shape[0], shape[1]);
+        let mut rows = read::<Self>(x)?;
+        blocks::gram_schmidt(&mut rows, l, n, seed);
+        Ok(push::<Self>(rows, [l, n], dtype, &device))
+    }
+
+    /// Random numbers between -1 and 1, the same on every backend: entry `(i, j)` is a hash of `i`, `j` and
+    /// the seed.
+    fn sketch(shape: [usize; 2], seed: u32, dtype: DType, device: &Device<Self>) -> FloatTensor<Self> {
+        push::<Self>(blocks::sketch(shape, seed), shape, dtype, device)
     }
 }
 
+/// Largest number of rows that [`Engine::cholesky_inverse`] is asked for: its triangle fits into 16 KiB of
+/// workgroup memory.
+pub const PANEL: usize = 64;
+
 #[cfg(feature = "flex")]
-impl SvdOps for burn_flex::Flex {}
+impl Engine for burn_flex::Flex {}
+
+#[cfg(feature = "flex")]
+impl SvdOps for burn_flex::Flex {
+    type Engine = Self;
+
+    fn enter(a: FloatTensor<Self>) -> FloatTensor<Self> {
+        a
+    }
+
+    fn leave(a: FloatTensor<Self>) -> FloatTensor<Self> {
+        a
+    }
+}
+
+#[cfg(feature = "ndarray")]
+impl<E, I, Q> Engine for burn_ndarray::NdArray<E, I, Q>
+where
+    Self: Backend,
+    burn_ndarray::NdArrayTensor: From<burn_ndarray::SharedArray<E>> + From<burn_ndarray::SharedArray<I>>,
+{
+}
 
 #[cfg(feature = "ndarray")]
 impl<E, I, Q> SvdOps for burn_ndarray::NdArray<E, I, Q>
@@ -61,59 +144,84 @@ where
     Self: Backend,
     burn_ndarray::NdArrayTensor: From<burn_ndarray::SharedArray<E>> + From<burn_ndarray::SharedArray<I>>,
 {
+    type Engine = Self;
+
+    fn enter(a: FloatTensor<Self>) -> FloatTensor<Self> {
+        a
+    }
+
+    fn leave(a: FloatTensor<Self>) -> FloatTensor<Self> {
+        a
+    }
 }
 
 /// Works on the inner tensor: the results are constants to the graph.
 impl<B: SvdOps, C: CheckpointStrategy> SvdOps for Autodiff<B, C> {
-    fn svd(a: FloatTensor<Self>) -> Result<SvdPrimitives<Self>, Error> {
-        let (u, s, vt) = B::svd(Self::inner(a))?;
-        Ok((Self::from_inner(u), Self::from_inner(s), Self::from_inner(vt)))
+    type Engine = B::Engine;
+
+    fn enter(a: FloatTensor<Self>) -> FloatTensor<Self::Engine> {
+        B::enter(Self::inner(a))
     }
 
-    fn singular_values(a: FloatTensor<Self>) -> Result<FloatTensor<Self>, Error> {
-        B::singular_values(Self::inner(a)).map(Self::from_inner)
+    fn leave(a: FloatTensor<Self::Engine>) -> FloatTensor<Self> {
+        Self::from_inner(B::leave(a))
     }
+}
 
-    fn spectrum(a: FloatTensor<Self>) -> Result<Vec<f64>, Error> {
-        B::spectrum(Self::inner(a))
-    }
+/// A tensor of `B` as one of its engine.
+pub(crate) fn enter<B: SvdOps, const D: usize>(a: Tensor<B, D>) -> Tensor<B::Engine, D> {
+    tensor(B::enter(a.into_primitive().tensor()))
+}
+
+/// A tensor of the engine as one of `B`.
+pub(crate) fn leave<B: SvdOps, const D: usize>(a: Tensor<B::Engine, D>) -> Tensor<B, D> {
+    tensor(B::leave(a.into_primitive().tensor()))
+}
+
+pub(crate) fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+}
+
+pub(crate) fn primitive<B: Backend, const D: usize>(a: Tensor<B, D>) -> FloatTensor<B> {
+    a.into_primitive().tensor()
+}
+
+/// `a b`, see [`Engine::product`].
+pub(crate) fn product<E: Engine, const D: usize>(a: Tensor<E, D>, b: Tensor<E, D>) -> Tensor<E, D> {
+    tensor(E::product(primitive(a), primitive(b)))
+}
+
+/// The entries of a small tensor, on the host.
+pub(crate) fn entries<E: Engine, const D: usize>(a: Tensor<E, D>) -> Result<Vec<f64>, Error> {
+    read::<E>(primitive(a))
 }
 
 /// The matrix on the host, checked and scaled.
-fn scaled<B: Backend>(a: FloatTensor<B>) -> Result<Scaled, Error> {
-    let [m, n] = shape::<B>(&a)?;
-    let precision = match a.dtype() {
-        DType::F64 => f64::PRECISION,
-        DType::F32 | DType::Flex32 | DType::F16 | DType::BF16 => f32::PRECISION,
-        other => return Err(Error::Dtype { dtype: other.name() }),
-    };
+pub(crate) fn scaled<E: Engine>(a: Tensor<E, 2>) -> Result<Scaled, Error> {
+    let [m, n] = a.dims();
+    let precision = if a.dtype() == DType::F64 { f64::PRECISION } else { f32::PRECISION };
     // Nothing to read, and not every device hands out an empty buffer.
-    if m * n == 0 {
-        return Scaled::new(Vec::new(), m, n, precision);
+    let values = if m * n == 0 { Vec::new() } else { entries(a)? };
+    Scaled::new(values, m, n, precision)
+}
+
+fn read<B: Backend>(a: FloatTensor<B>) -> Result<Vec<f64>, Error> {
+    Ok(read_data::<B>(a)?.iter::<f64>().collect())
+}
+
+fn read_data<B: Backend>(a: FloatTensor<B>) -> Result<TensorData, Error> {
+    match try_read_sync(B::float_into_data(a)) {
+        Some(Ok(data)) => Ok(data),
+        Some(Err(error)) => Err(Error::Read { reason: error.to_string().replace('\n', " ") }),
+        None => Err(Error::Read { reason: "it can only be awaited".into() }),
     }
-    let data = match try_read_sync(B::float_into_data(a)) {
-        Some(Ok(data)) => data,
-        Some(Err(error)) => {
-            return Err(Error::Read { reason: error.to_string().replace('\n', " ") });
-        }
-        None => return Err(Error::Read { reason: "it can only be awaited".into() }),
-    };
-    Scaled::new(data.iter::<f64>().collect(), m, n, precision)
 }
 
-fn shape<B: Backend>(a: &FloatTensor<B>) -> Result<[usize; 2], Error> {
-    let shape = a.shape();
-    <[usize; 2]>::try_from(shape.to_vec()).map_err(|dims| Error::Shape {
-        rows: dims.first().copied().unwrap_or(1),
-        columns: dims.iter().skip(1).product(),
-        values: dims.iter().product(),
-    })
-}
-
-/// Singular values as tensor data, unless the element type cannot hold the largest.
-fn checked(s: Vec<f64>, dtype: DType) -> Result<TensorData, Error> {
-    let k = s.len();
-    let data = TensorData::new(s, [k]).convert_dtype(dtype);
-    let fits = data.iter::<f64>().all(f64::is_finite);
-    if fits { Ok(data) } else { Err(Error::Overflow { dtype: dtype.name() }) }
+fn push<B: Backend>(
+    values: Vec<f64>,
+    shape: impl Into<Shape>,
+    dtype: DType,
+    device: &Device<B>,
+) -> FloatTensor<B> {
+    B::float_from_data(TensorData::new(values, shape.into()).convert_dtype(dtype), device)
 }

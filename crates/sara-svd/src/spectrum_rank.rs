@@ -1,7 +1,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::svd::primitive;
+use crate::ops::{enter, scaled};
 use crate::{Error, SvdOps};
 
 /// How a share of the sum of the singular values becomes a rank.
@@ -62,7 +62,7 @@ pub fn spectrum_rank<B: SvdOps>(
     share: f64,
     convention: Convention,
 ) -> Result<SpectrumRank, Error> {
-    SpectrumRank::decide(share, convention, || B::spectrum(primitive(a)))
+    SpectrumRank::decide(share, convention, || scaled(enter::<B, 2>(a))?.singular_values())
 }
 
 /// Applies the rank rule to a list of descending singular values.

@@ -1,10 +1,12 @@
 use burn::tensor::backend::Backend;
-use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::{Error, SvdOps};
+use crate::host::Factors;
+use crate::ops::{Engine, enter, leave, scaled};
+use crate::prepare::Prepared;
+use crate::{Algorithm, Error, Method, Place, Precision, Report, SvdOps, jacobi};
 
-/// A thin singular value decomposition `a = u diag(s) vt`, with `k = min(m, n)`.
+/// A thin singular value decomposition `a = u diag(s) vt`, with `k = min(m, n)` or as many as were asked for.
 ///
 /// The columns of `u` and the rows of `vt` are orthonormal for every input, whatever its rank, and the entry
 /// of largest modulus in each column of `u` is positive.
@@ -16,6 +18,24 @@ pub struct Svd<B: Backend> {
     pub s: Tensor<B, 1>,
     /// Right singular vectors, `[k, n]`.
     pub vt: Tensor<B, 2>,
+    /// How they were found and how good they are.
+    pub report: Report,
+}
+
+impl<B: Backend> Svd<B> {
+    /// The `k` largest singular values and their vectors; all where there are no more.
+    pub fn truncate(self, k: usize) -> Self {
+        let ([m, have], [_, n]) = (self.u.dims(), self.vt.dims());
+        if k >= have {
+            return self;
+        }
+        Self {
+            u: self.u.slice([0..m, 0..k]),
+            s: self.s.slice([0..k]),
+            vt: self.vt.slice([0..k, 0..n]),
+            report: self.report,
+        }
+    }
 }
 
 /// Decomposes `a` into its singular values and vectors.
@@ -27,11 +47,32 @@ pub struct Svd<B: Backend> {
 /// - returns `u [m, k]`, `s [k]`, `vt [k, n]`
 ///
 /// # Errors
-/// [`Error::NonFinite`], [`Error::NotConverged`], [`Error::Read`], and [`Error::Overflow`] where a singular
-/// value is larger than the element type can hold.
+/// [`Error::NonFinite`], [`Error::NotConverged`], [`Error::Read`], [`Error::Dtype`], and [`Error::Overflow`]
+/// where a singular value is larger than the element type can hold.
 pub fn svd<B: SvdOps>(a: Tensor<B, 2>) -> Result<Svd<B>, Error> {
-    let (u, s, vt) = B::svd(primitive(a))?;
-    Ok(Svd { u: tensor(u), s: tensor(s), vt: tensor(vt) })
+    svd_by(a, Method::Auto)
+}
+
+/// [`svd`] by a method of one's choice.
+///
+/// # Errors
+/// As [`svd`].
+pub fn svd_by<B: SvdOps>(a: Tensor<B, 2>, method: Method) -> Result<Svd<B>, Error> {
+    full(enter::<B, 2>(a), method).map(outside)
+}
+
+/// Decomposes every matrix of a stack; the results are those of [`svd_by`] on each, bit for bit.
+///
+/// # Shapes
+/// - `a`: `[batch, m, n]`
+///
+/// # Errors
+/// As [`svd`], for the first matrix that has one.
+pub fn svd_batched<B: SvdOps>(a: Tensor<B, 3>, method: Method) -> Result<Vec<Svd<B>>, Error> {
+    let [batch, m, n] = a.dims();
+    (0..batch)
+        .map(|i| svd_by(a.clone().slice([i..i + 1, 0..m, 0..n]).reshape([m, n]), method))
+        .collect()
 }
 
 /// Singular values of `a`, without the vectors.
@@ -45,13 +86,87 @@ pub fn svd<B: SvdOps>(a: Tensor<B, 2>) -> Result<Svd<B>, Error> {
 /// # Errors
 /// As [`svd`].
 pub fn singular_values<B: SvdOps>(a: Tensor<B, 2>) -> Result<Tensor<B, 1>, Error> {
-    B::singular_values(primitive(a)).map(tensor)
+    let a = enter::<B, 2>(a);
+    let values = if on_host(&a, Method::Auto) { host_values(a)? } else { full(a, Method::Auto)?.s };
+    Ok(leave::<B, 1>(values))
 }
 
-pub(crate) fn primitive<B: Backend>(a: Tensor<B, 2>) -> FloatTensor<B> {
-    a.into_primitive().tensor()
+/// A decomposition that was made on the engine, as one of `B`.
+pub(crate) fn outside<B: SvdOps>(svd: Svd<B::Engine>) -> Svd<B> {
+    Svd { u: leave(svd.u), s: leave(svd.s), vt: leave(svd.vt), report: svd.report }
 }
 
-fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive))
+/// Whether a method works on the host: by itself, or because the device has no such numbers.
+pub(crate) fn on_host<E: Engine, const D: usize>(a: &Tensor<E, D>, method: Method) -> bool {
+    match E::place() {
+        Place::Host => method == Method::Auto,
+        Place::Device => a.dtype() == DType::F64,
+    }
+}
+
+/// The thin decomposition on the engine.
+pub(crate) fn full<E: Engine>(a: Tensor<E, 2>, method: Method) -> Result<Svd<E>, Error> {
+    let [m, n] = a.dims();
+    if on_host(&a, method) || m.min(n) == 0 {
+        return host_svd(a);
+    }
+    let a = Prepared::new(a)?;
+    // The columns are what is rotated: the shorter side, and of a square matrix the more uneven one.
+    let transposed = m < n || m == n && jacobi::rows_are_more_graded(&a.a)?;
+    let tall = if transposed { a.a.clone().transpose() } else { a.a.clone() };
+    let jacobi::Factors { u, s, v, sweeps, error_bound } = jacobi::decompose(&tall)?;
+    let (u, v) = if transposed { jacobi::fix_signs(v, u) } else { jacobi::fix_signs(u, v) };
+    let report = Report {
+        algorithm: Algorithm::Jacobi,
+        place: E::place(),
+        precision: a.precision(),
+        iterations: sweeps,
+        error_bound: a.unscale(error_bound),
+    };
+    Ok(Svd { u: a.restore(u).transpose(), s: a.unscale_values(s)?, vt: a.restore(v), report })
+}
+
+fn host_svd<E: Engine>(a: Tensor<E, 2>) -> Result<Svd<E>, Error> {
+    let (device, dtype, [m, n]) = (a.device(), a.dtype(), a.dims());
+    let k = m.min(n);
+    let (Factors { u, s, vt }, solver) = scaled(a)?.svd()?;
+    let report = Report {
+        algorithm: solver.algorithm(),
+        place: Place::Host,
+        precision: Precision::F64,
+        iterations: 0,
+        error_bound: solver.error_bound(&s, m.max(n)) + rounding(&s, dtype),
+    };
+    let push = |data: TensorData| Tensor::from_data(data.convert_dtype(dtype), (&device, dtype));
+    let s = checked(s, dtype)?;
+    Ok(Svd {
+        u: push(TensorData::new(u, [m, k])),
+        s: Tensor::from_data(s, (&device, dtype)),
+        vt: push(TensorData::new(vt, [k, n])),
+        report,
+    })
+}
+
+fn host_values<E: Engine>(a: Tensor<E, 2>) -> Result<Tensor<E, 1>, Error> {
+    let (device, dtype) = (a.device(), a.dtype());
+    Ok(Tensor::from_data(checked(scaled(a)?.singular_values()?, dtype)?, (&device, dtype)))
+}
+
+/// Singular values as tensor data, unless the element type cannot hold the largest.
+fn checked(s: Vec<f64>, dtype: DType) -> Result<TensorData, Error> {
+    let k = s.len();
+    let data = TensorData::new(s, [k]).convert_dtype(dtype);
+    let fits = data.iter::<f64>().all(f64::is_finite);
+    if fits { Ok(data) } else { Err(Error::Overflow { dtype: dtype.name() }) }
+}
+
+/// What rounding to the element type does to the largest value.
+fn rounding(s: &[f64], dtype: DType) -> f64 {
+    let unit = match dtype {
+        DType::F64 => f64::EPSILON,
+        DType::F16 => 2_f64.powi(-10),
+        DType::BF16 => 2_f64.powi(-7),
+        _ => f64::from(f32::EPSILON),
+    };
+    s.first().map_or(0.0, |largest| (largest * unit).max(f64::from(f32::from_bits(1))))
 }

@@ -2,7 +2,7 @@ use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
 
 use super::{Factors, Scaled};
-use crate::Error;
+use crate::{Algorithm, Error};
 
 /// Smallest ratio of the Gram matrix's extreme eigenvalues that the Gram path accepts.
 ///
@@ -17,8 +17,37 @@ const GRAM_FLOOR: f64 = 1e-10;
 /// that value's own share of the sum.
 const SQUARED_NORM_TOLERANCE: f64 = 1e-10;
 
+/// Which of the two ways a result took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Solver {
+    Gram,
+    Direct,
+}
+
+impl Solver {
+    pub(crate) fn algorithm(self) -> Algorithm {
+        match self {
+            Self::Gram => Algorithm::Gram,
+            Self::Direct => Algorithm::Bidiagonal,
+        }
+    }
+
+    /// Bound of the errors of the singular values `s` of a matrix whose longer side is `longer`.
+    pub(crate) fn error_bound(self, s: &[f64], longer: usize) -> f64 {
+        let (Some(first), Some(last)) = (s.first(), s.last()) else { return 0.0 };
+        // Both are backward stable: the matrix that was solved is this far away, relative to its norm.
+        let backward = 4.0 * longer as f64 * f64::EPSILON * first;
+        match self {
+            Self::Direct => backward,
+            // `|x - y| <= |x^2 - y^2| / x`; the path is not taken where the last value is 0.
+            Self::Gram => backward * (first / last),
+        }
+    }
+}
+
 /// `tall = p diag(s) q^T`.
 struct Solution {
+    solver: Solver,
     p: Mat<f64>,
     s: Vec<f64>,
     q: Mat<f64>,
@@ -34,18 +63,19 @@ impl Scaled {
         self.unscale(s)
     }
 
-    pub(crate) fn svd(&self) -> Result<Factors, Error> {
+    pub(crate) fn svd(&self) -> Result<(Factors, Solver), Error> {
         if self.rank_limit() == 0 {
-            return Ok(Factors { u: Vec::new(), s: Vec::new(), vt: Vec::new() });
+            return Ok((Factors { u: Vec::new(), s: Vec::new(), vt: Vec::new() }, Solver::Direct));
         }
         let direct = || direct_svd(self.tall()).filter(|solution| self.accepts(&solution.s));
-        let Solution { p: mut u, s, q: mut v } =
+        let Solution { solver, p: mut u, s, q: mut v } =
             self.gram_svd().or_else(direct).ok_or(self.not_converged())?;
         if self.is_wide() {
             std::mem::swap(&mut u, &mut v);
         }
         fix_signs(&mut u, &mut v);
-        Ok(Factors { u: row_major(u.as_ref()), s: self.unscale(s)?, vt: row_major(v.transpose()) })
+        let (u, vt) = (row_major(u.as_ref()), row_major(v.transpose()));
+        Ok((Factors { u, s: self.unscale(s)?, vt }, solver))
     }
 
     /// Lower triangle of `a^T a`; only for input whose squares f64 holds exactly.
@@ -84,7 +114,7 @@ impl Scaled {
             let norm = column.norm_l2();
             column.iter_mut().for_each(|x| *x /= norm);
         }
-        Some(Solution { p: newton_schulz(&p), s, q })
+        Some(Solution { solver: Solver::Gram, p: newton_schulz(&p), s, q })
     }
 
     /// Singular values from the ascending eigenvalues of the Gram matrix, if they can be trusted.
@@ -109,7 +139,7 @@ impl Scaled {
 fn direct_svd(a: MatRef<'_, f64>) -> Option<Solution> {
     let svd = a.thin_svd().ok()?;
     let s = svd.S().column_vector().iter().copied().collect();
-    Some(Solution { p: svd.U().to_owned(), s, q: svd.V().to_owned() })
+    Some(Solution { solver: Solver::Direct, p: svd.U().to_owned(), s, q: svd.V().to_owned() })
 }
 
 /// One Newton-Schulz step `p (3 - p^T p) / 2`, which squares the distance of `p` from orthonormal columns.

@@ -6,7 +6,7 @@ use sara_svd::{
     host::{self, Factors, Sample},
 };
 
-use crate::matrices::{Case, all, double, gaussian, graded_columns, kahan, oracle, planted, single};
+use crate::matrices::{Case, all, comfortable, double, gaussian, graded_columns, kahan, oracle, planted, single};
 
 /// LAPACK's residual ratios, with room for the Gram path: its smallest accepted singular value is 3e-6 of the
 /// largest, and an error of a few `f64::EPSILON` in an eigenvalue grows by the inverse of that.
@@ -15,12 +15,6 @@ const BACKWARD: f64 = 1e-9;
 const ORTHOGONAL: f64 = 1e-8;
 /// Both solvers round differently; relative to the largest singular value.
 const VALUES: f64 = 1e-10;
-
-/// Powers of two that bring a matrix to about one, where the test's own arithmetic is safe.
-fn comfortable(a: &DMatrix<f64>) -> f64 {
-    let largest = a.amax();
-    if largest == 0.0 { 1.0 } else { 2_f64.powi(-(largest.log2().floor() as i32).clamp(-1000, 1000)) }
-}
 
 /// Checks everything that the factors of `a` must fulfil, given that `data` holds `a` row by row.
 fn assert_laws<T: Sample>(name: &str, a: &DMatrix<f64>, data: &[T]) -> Factors {

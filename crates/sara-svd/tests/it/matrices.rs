@@ -179,3 +179,9 @@ pub(crate) fn oracle(a: &DMatrix<f64>) -> Vec<f64> {
     s.sort_by(|x, y| y.total_cmp(x));
     s
 }
+
+/// Powers of two that bring a matrix to about one, where the test's own arithmetic is safe.
+pub(crate) fn comfortable(a: &DMatrix<f64>) -> f64 {
+    let largest = a.amax();
+    if largest == 0.0 { 1.0 } else { 2_f64.powi(-(largest.log2().floor() as i32).clamp(-1000, 1000)) }
+}

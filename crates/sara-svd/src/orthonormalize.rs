@@ -1,0 +1,95 @@
+//! Orthonormal rows from given ones: by the Cholesky factor of their Gram matrix where that is safe, checked.
+
+use burn::tensor::Tensor;
+
+use crate::jacobi::{identity, off_identity};
+use crate::ops::{Engine, PANEL, primitive, product, tensor};
+use crate::prepare::epsilon;
+use crate::Error;
+
+/// Distance from the identity that the Gram matrix of orthonormal rows may have, in units of rounding.
+const ORTHONORMAL: f64 = 64.0;
+/// Cosine to the rows before that a row may keep, in units of rounding.
+const ORTHOGONAL: f64 = 64.0;
+/// Rounds of projection: two are enough unless rows had to be replaced.
+const PROJECTIONS: usize = 6;
+/// Seed of the rows that replace dependent ones.
+const SPARE_SEED: u32 = 0x5A5A_0001;
+
+/// Orthonormal rows with the span of the rows of `x [l, n]`, `l <= n`; where they are dependent, with more.
+pub(crate) fn orthonormalize<E: Engine>(x: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
+    let [l, _] = x.dims();
+    if l == 0 { Ok(x) } else { extend(None, x) }
+}
+
+/// `rows` with all after the first `good` of them replaced by some that make the whole orthonormal.
+pub(crate) fn complete<E: Engine>(rows: Tensor<E, 2>, good: usize) -> Result<Tensor<E, 2>, Error> {
+    let [l, n] = rows.dims();
+    if good == l {
+        return Ok(rows);
+    }
+    let spare = E::sketch([l - good, n], SPARE_SEED, rows.dtype(), &rows.device());
+    let kept = (good > 0).then(|| rows.slice([0..good, 0..n]));
+    extend(kept, tensor(spare))
+}
+
+/// `basis` with the rows of `x` added, made orthonormal panel by panel.
+fn extend<E: Engine>(mut basis: Option<Tensor<E, 2>>, x: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
+    let [l, n] = x.dims();
+    for start in (0..l).step_by(PANEL) {
+        let rows = x.clone().slice([start..l.min(start + PANEL), 0..n]);
+        basis = Some(match basis {
+            None => panel(rows)?,
+            Some(basis) => {
+                let rows = beside(&basis, rows)?;
+                Tensor::cat(vec![basis, rows], 0)
+            }
+        });
+    }
+    Ok(basis.unwrap_or(x))
+}
+
+/// Orthonormal rows that are orthogonal to `basis` too.
+fn beside<E: Engine>(basis: &Tensor<E, 2>, mut rows: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
+    let tolerance = ORTHOGONAL * epsilon(&rows);
+    for round in 0..PROJECTIONS {
+        let shared = product(rows.clone(), basis.clone().transpose());
+        if round > 0 && largest(shared.clone())? <= tolerance {
+            break;
+        }
+        rows = panel(rows - product(shared, basis.clone()))?;
+    }
+    Ok(rows)
+}
+
+/// At most [`PANEL`] orthonormal rows.
+fn panel<E: Engine>(rows: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
+    let [l, n] = rows.dims();
+    let tolerance = ORTHONORMAL * epsilon(&rows);
+    let norms = (rows.clone() * rows.clone()).sum_dim(1).sqrt();
+    let rows = rows / norms.clamp_min(f64::from(f32::MIN_POSITIVE));
+    // The shift keeps the factor positive definite, and costs a pass.
+    let shift = 11.0 * (n + l + 1) as f64 * epsilon(&rows);
+    for (shift, passes) in [(0.0, 2), (shift, 3)] {
+        let mut q = rows.clone();
+        for pass in 0..passes {
+            let gram = product(q.clone(), q.clone().transpose());
+            let gram = if pass == 0 && shift > 0.0 {
+                gram + identity(l, &rows) * shift
+            } else {
+                gram
+            };
+            q = product(tensor(E::cholesky_inverse(primitive(gram))?), q);
+        }
+        if largest(off_identity(&q))? <= tolerance {
+            return Ok(q);
+        }
+    }
+    Ok(tensor(E::gram_schmidt(primitive(rows), SPARE_SEED)?))
+}
+
+/// Largest modulus; not a number below any other where an entry is not one.
+fn largest<E: Engine>(x: Tensor<E, 2>) -> Result<f64, Error> {
+    let largest = E::largest(primitive(x))?;
+    Ok(if largest.is_nan() { f64::INFINITY } else { largest })
+}

@@ -1,0 +1,100 @@
+//! What every algorithm on the engine starts from: a finite matrix of moderate size in f32 or f64.
+
+use burn::tensor::{DType, Tensor, TensorData};
+
+use crate::ops::{Engine, entries, primitive};
+use crate::{Error, Precision};
+
+/// Powers of two that an entry may be away from one: squares of entries 2^-40 times the largest are still
+/// normal numbers of f32, and sums of squares far from its end.
+const COMFORTABLE: i32 = 20;
+
+/// Below this, a device may take entries for zero.
+const NORMAL: f64 = 1e-36;
+
+/// A checked matrix in f32 or f64, times a power of two where it needs one.
+pub(crate) struct Prepared<E: Engine> {
+    /// `[m, n]`
+    pub(crate) a: Tensor<E, 2>,
+    exponent: i32,
+    dtype: DType,
+}
+
+impl<E: Engine> Prepared<E> {
+    pub(crate) fn new(a: Tensor<E, 2>) -> Result<Self, Error> {
+        let dtype = a.dtype();
+        let a = match dtype {
+            DType::F32 | DType::F64 => a,
+            DType::Flex32 | DType::F16 | DType::BF16 => a.cast(DType::F32),
+            other => return Err(Error::Dtype { dtype: other.name() }),
+        };
+        let largest = E::largest(primitive(a.clone()))?;
+        if !largest.is_finite() {
+            return Err(non_finite(a));
+        }
+        let exponent = if largest == 0.0 { 0 } else { largest.log2().floor() as i32 };
+        if exponent.abs() <= COMFORTABLE {
+            return Ok(Self { a, exponent: 0, dtype });
+        }
+        let a = if largest < NORMAL {
+            // Exact on the host, whatever the device does to denormal numbers.
+            let (device, wide, shape) = (a.device(), a.dtype(), a.dims());
+            let values: Vec<f64> = entries(a)?.into_iter().map(|x| power_of_two(x, -exponent)).collect();
+            Tensor::from_data(TensorData::new(values, shape), (&device, wide))
+        } else {
+            a.mul_scalar(power_of_two(1.0, -exponent / 2))
+                .mul_scalar(power_of_two(1.0, -exponent + exponent / 2))
+        };
+        Ok(Self { a, exponent, dtype })
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        if self.a.dtype() == DType::F64 { Precision::F64 } else { Precision::F32 }
+    }
+
+    /// `x` as if the matrix had not been scaled.
+    pub(crate) fn unscale(&self, x: f64) -> f64 {
+        power_of_two(x, self.exponent)
+    }
+
+    /// Singular values as if the matrix had not been scaled, in its element type.
+    pub(crate) fn unscale_values(&self, s: Tensor<E, 1>) -> Result<Tensor<E, 1>, Error> {
+        let half = self.exponent / 2;
+        let s = if self.exponent == 0 {
+            s
+        } else {
+            s.mul_scalar(power_of_two(1.0, half)).mul_scalar(power_of_two(1.0, self.exponent - half))
+        };
+        let s = s.cast(self.dtype);
+        if s.dims()[0] > 0 && !E::largest(primitive(s.clone().cast(self.a.dtype())))?.is_finite() {
+            return Err(Error::Overflow { dtype: self.dtype.name() });
+        }
+        Ok(s)
+    }
+
+    /// Vectors in the element type of the matrix.
+    pub(crate) fn restore(&self, vectors: Tensor<E, 2>) -> Tensor<E, 2> {
+        vectors.cast(self.dtype)
+    }
+}
+
+pub(crate) fn epsilon<E: Engine, const D: usize>(a: &Tensor<E, D>) -> f64 {
+    if a.dtype() == DType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) }
+}
+
+/// Finds the entry that is not finite, for the message.
+fn non_finite<E: Engine>(a: Tensor<E, 2>) -> Error {
+    let [_, n] = a.dims();
+    match entries(a) {
+        Ok(values) => match values.iter().position(|x| !x.is_finite()) {
+            Some(index) => Error::NonFinite { row: index / n, column: index % n, value: values[index] },
+            None => Error::Read { reason: "it holds a NaN on the device and none on the host".into() },
+        },
+        Err(error) => error,
+    }
+}
+
+/// `x * 2^e`, in two steps since `2^e` itself may be out of range.
+fn power_of_two(x: f64, e: i32) -> f64 {
+    x * 2_f64.powi(e / 2) * 2_f64.powi(e - e / 2)
+}

@@ -1,0 +1,154 @@
+//! Jacobi by itself, the same suite on every backend that computes.
+
+use burn::tensor::Tensor;
+use nalgebra::DMatrix;
+use sara_svd::{Algorithm, Error, Method, Place, Precision, Svd, SvdOps, svd_batched, svd_by};
+
+use crate::matrices::{Case, all, comfortable, gaussian, graded_columns, oracle, single};
+use crate::on_backends;
+use crate::tensors::{matrix, upload, values};
+
+/// Error of a singular value, relative to the largest.
+const VALUES: f64 = 5e-7;
+/// Distance of the factors from orthonormal.
+const ORTHOGONAL: f64 = 1e-5;
+/// Error of the product of the factors, in units of rounding times the longer side.
+const RECONSTRUCTION: f64 = 30.0;
+
+on_backends!(suite);
+
+/// Everything that must hold on a backend; `place` is where it must have been computed.
+fn suite<B: SvdOps>(place: Place) {
+    every_matrix_obeys_the_laws::<B>(place);
+    graded_columns_keep_their_relative_accuracy::<B>();
+    views_are_read_in_their_own_order::<B>();
+    bad_input_is_an_error::<B>();
+    the_same_input_gives_the_same_bits::<B>();
+}
+
+fn by_jacobi<B: SvdOps>(a: Tensor<B, 2>) -> Svd<B> {
+    svd_by(a, Method::Jacobi).unwrap()
+}
+
+fn every_matrix_obeys_the_laws<B: SvdOps>(place: Place) {
+    let mut failed = Vec::new();
+    for Case { name, a } in all() {
+        let problems = laws::<B>(&a, place);
+        if !problems.is_empty() {
+            failed.push(format!("{name}: {}", problems.join(", ")));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// What the decomposition of `a` gets wrong.
+fn laws<B: SvdOps>(a: &DMatrix<f64>, place: Place) -> Vec<String> {
+    let (m, n) = a.shape();
+    let k = m.min(n);
+    let Svd { u, s, vt, report } = match svd_by(upload::<B>(a), Method::Jacobi) {
+        Ok(svd) => svd,
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut problems = Vec::new();
+    let mut check = |holds: bool, what: String| {
+        if !holds {
+            problems.push(what);
+        }
+    };
+    check(report.algorithm == Algorithm::Jacobi, format!("{:?} ran", report.algorithm));
+    check(report.place == place, format!("it ran on the {:?}", report.place));
+    check(report.precision == Precision::F32, format!("in {:?}", report.precision));
+    check((u.dims(), s.dims(), vt.dims()) == ([m, k], [k], [k, n]), "shapes".into());
+
+    let scale = comfortable(a);
+    let (u, vt) = (matrix(u), matrix(vt));
+    let found: Vec<f64> = values(s).into_iter().map(|x| x * scale).collect();
+    let expected = oracle(&(a * scale));
+    let largest = expected[0];
+    check(found.is_sorted_by(|x, y| x >= y) && found[k - 1] >= 0.0, "not descending".into());
+    let worst = found.iter().zip(&expected).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+    check(worst <= VALUES * largest, format!("values off by {:.1e} of the largest", worst / largest));
+    // A denormal number is rounded to more than f32's unit when it is handed over.
+    let bound = report.error_bound * scale + f64::from(f32::from_bits(1)) * scale;
+    check(worst <= bound, format!("values off by {worst:.1e}, bound {bound:.1e}"));
+    for (what, gram) in [("u", u.tr_mul(&u)), ("vt", &vt * vt.transpose())] {
+        let off = (gram - DMatrix::identity(k, k)).amax();
+        check(off <= ORTHOGONAL, format!("{what} is {off:.1e} from orthonormal"));
+    }
+    for (j, column) in u.column_iter().enumerate() {
+        check(column.max() >= -column.min(), format!("sign of column {j}"));
+    }
+    let s = DMatrix::from_diagonal(&nalgebra::DVector::from_vec(found));
+    let residual = (&u * s * &vt - a * scale).norm();
+    let limit = RECONSTRUCTION * m.max(n) as f64 * f64::from(f32::EPSILON) * largest;
+    check(residual <= limit + f64::from(f32::from_bits(1)) * scale, format!("residual {residual:.1e}, limit {limit:.1e}"));
+    problems
+}
+
+fn graded_columns_keep_their_relative_accuracy<B: SvdOps>() {
+    const RELATIVE: f64 = 5e-5;
+    let a = graded_columns(120, 1e-6, 7).map(|x| f64::from(x as f32));
+    for a in [a.clone(), a.transpose()] {
+        let s = values(by_jacobi(upload::<B>(&a)).s);
+        for (value, expected) in s.iter().zip(oracle(&a)) {
+            assert!((value - expected).abs() <= RELATIVE * expected, "{value:e}, not {expected:e}");
+        }
+    }
+}
+
+fn views_are_read_in_their_own_order<B: SvdOps>() {
+    let a = gaussian(12, 30, 40);
+    let columns = a.columns(3, 9).transpose();
+    let view = upload::<B>(&a).slice([0..12, 3..12]).transpose();
+    let (through, plain) = (by_jacobi(view), by_jacobi(upload::<B>(&columns)));
+    assert_eq!(through.u.dims(), [9, 9]);
+    assert_eq!(values(through.s), values(plain.s));
+    assert_eq!(values(through.u), values(plain.u));
+    assert_eq!(values(through.vt), values(plain.vt));
+}
+
+fn bad_input_is_an_error<B: SvdOps>() {
+    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let mut a = gaussian(6, 5, 42);
+        a[(4, 2)] = bad;
+        match svd_by(upload::<B>(&a), Method::Jacobi).unwrap_err() {
+            Error::NonFinite { row: 4, column: 2, value } => {
+                assert_eq!(value.to_bits() & !(1 << 63), bad.to_bits() & !(1 << 63));
+            }
+            other => panic!("{other}"),
+        }
+    }
+    for [m, n] in [[0, 4], [4, 0]] {
+        let svd = by_jacobi(Tensor::<B, 2>::zeros([m, n], &B::Device::default()));
+        assert_eq!((svd.u.dims(), svd.s.dims(), svd.vt.dims()), ([m, 0], [0], [0, n]));
+    }
+    // Every entry fits into f32, their common singular value does not.
+    let large = Tensor::<B, 2>::full([4, 4], f32::MAX, &B::Device::default());
+    assert_eq!(svd_by(large, Method::Jacobi).unwrap_err(), Error::Overflow { dtype: "f32" });
+}
+
+fn the_same_input_gives_the_same_bits<B: SvdOps>() {
+    let matrices = [gaussian(50, 40, 45), gaussian(50, 40, 46)];
+    let stack = Tensor::stack::<3>(matrices.iter().map(upload::<B>).collect(), 0);
+    let together = svd_batched(stack, Method::Jacobi).unwrap();
+    for (a, in_batch) in matrices.iter().zip(together) {
+        let alone = by_jacobi(upload::<B>(a));
+        assert_eq!(values(alone.u), values(in_batch.u));
+        assert_eq!(values(alone.s), values(in_batch.s));
+        assert_eq!(values(alone.vt), values(in_batch.vt));
+    }
+}
+
+#[test]
+fn doubles_stay_doubles() {
+    type Flex = burn_flex::Flex;
+    let a = gaussian(40, 33, 47);
+    let data = burn::tensor::TensorData::new(crate::matrices::double(&a), [40, 33]);
+    let tensor = Tensor::<Flex, 2>::from_data(data, (&Default::default(), burn::tensor::DType::F64));
+    let svd = by_jacobi(tensor);
+    assert_eq!(svd.report.precision, Precision::F64);
+    for (found, expected) in values(svd.s).into_iter().zip(oracle(&a)) {
+        assert!((found - expected).abs() <= 1e-13 * expected, "{found}, not {expected}");
+    }
+    assert!(single(&a).len() == 40 * 33);
+}
