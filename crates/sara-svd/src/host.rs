@@ -18,9 +18,11 @@ mod solve;
 
 use half::{bf16, f16};
 
+use crate::spectrum_rank::check_share;
 pub use crate::spectrum_rank::rank_of;
 use crate::{Convention, Error, SpectrumRank};
 pub(crate) use scaled::Scaled;
+pub(crate) use solve::Solver;
 
 /// A thin decomposition `a = u diag(s) vt` in f64, row by row, with `k = min(m, n)`.
 ///
@@ -71,7 +73,7 @@ pub fn svd<T: Sample>(data: &[T], m: usize, n: usize) -> Result<Factors, Error> 
 /// # Errors
 /// As [`svd`].
 pub fn singular_values<T: Sample>(data: &[T], m: usize, n: usize) -> Result<Vec<f64>, Error> {
-    scale(data, m, n)?.singular_values()
+    Ok(scale(data, m, n)?.singular_values()?.0)
 }
 
 /// Applies the rank rule to the `m x n` matrix `data`, given row by row.
@@ -85,7 +87,9 @@ pub fn spectrum_rank<T: Sample>(
     share: f64,
     convention: Convention,
 ) -> Result<SpectrumRank, Error> {
-    SpectrumRank::decide(share, convention, || singular_values(data, m, n))
+    check_share(share)?;
+    let (values, solver) = scale(data, m, n)?.singular_values()?;
+    SpectrumRank::from_values(values, share, convention, solver.algorithm())
 }
 
 fn scale<T: Sample>(data: &[T], m: usize, n: usize) -> Result<Scaled, Error> {

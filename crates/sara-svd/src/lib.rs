@@ -72,6 +72,7 @@ mod cube;
 mod error;
 pub mod host;
 mod jacobi;
+mod nuclear_norm;
 mod ops;
 mod orthonormalize;
 mod prepare;
@@ -81,8 +82,9 @@ mod spectrum_rank;
 mod svd;
 
 pub use error::Error;
+pub use nuclear_norm::{NuclearNorm, nuclear_norm};
 pub use ops::{Engine, PANEL, SvdOps};
 pub use randomized::{Accuracy, randomized_svd};
 pub use report::{Algorithm, Method, Place, Precision, Report};
-pub use spectrum_rank::{Convention, SpectrumRank, spectrum_rank};
+pub use spectrum_rank::{Convention, Rule, SpectrumRank, spectrum_rank, spectrum_rank_by};
 pub use svd::{Svd, singular_values, svd, svd_batched, svd_by};

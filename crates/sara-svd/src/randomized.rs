@@ -67,7 +67,7 @@ pub fn randomized_svd<B: SvdOps>(
         Accuracy::Fast { iterations } => Some(fast(&tall, k, iterations, seed)?),
         Accuracy::Full => subspace(&tall, k, seed)?,
     };
-    let Some(Top { u, s, v, passes, error_bound }) = top else {
+    let Some(Top { u, s, v, passes, error_bound, .. }) = top else {
         return Ok(outside(full(a, Method::Auto)?.truncate(k)));
     };
     let (u, v) = if wide { fix_signs(v, u) } else { fix_signs(u, v) };
@@ -94,6 +94,10 @@ pub(crate) struct Top<E: Engine> {
     pub(crate) s: Tensor<E, 1>,
     /// `[k, n]`
     pub(crate) v: Tensor<E, 2>,
+    /// The same on the host.
+    pub(crate) values: Vec<f64>,
+    /// For each value, how much it may be too small or wrong by rounding.
+    pub(crate) errors: Vec<f64>,
     pub(crate) passes: usize,
     pub(crate) error_bound: f64,
 }
@@ -111,7 +115,9 @@ fn fast<E: Engine>(a: &Tensor<E, 2>, k: usize, iterations: usize, seed: u32) -> 
     let core = full(product(q.clone(), a.clone()), Method::Auto)?;
     let u = product(core.u.transpose(), q);
     let error_bound = energy_bound(a, &core.s)?;
-    Ok(Top { u, s: core.s, v: core.vt, passes: iterations, error_bound })
+    let values = entries(core.s.clone())?;
+    let errors = vec![error_bound; k];
+    Ok(Top { u, s: core.s, v: core.vt, values, errors, passes: iterations, error_bound })
 }
 
 /// Filtered subspace iteration for `a [m, n]` with `m >= n`; `None` where it is no way to `k` values.
@@ -139,27 +145,36 @@ pub(crate) fn subspace<E: Engine>(a: &Tensor<E, 2>, k: usize, seed: u32) -> Resu
         let known = entries(Tensor::cat(vec![s.clone(), norms], 0))?;
         let (values, residuals) = known.split_at(l);
         let noise = (m as f64).sqrt() * 4.0 * epsilon(a) * values[0];
-        if converged(&values[..k], &residuals[..k], values[l - 1], noise) {
+        let errors = ritz_errors(&values[..k], &residuals[..k], values[l - 1], noise);
+        if values.iter().zip(&errors).all(|(value, &error)| error <= (RELATIVE * value).max(noise)) {
             let by_residual = residuals[..k].iter().map(|r| r * r).sum::<f64>().sqrt() + noise;
             let s = s.slice([0..k]);
             let error_bound = by_residual.min(energy_bound(a, &s)?);
             let (u, v) = (u.slice([0..k, 0..m]), v.slice([0..k, 0..n]));
-            return Ok(Some(Top { u, s, v, passes: pass, error_bound }));
+            let rounding = noise / 8.0;
+            let errors = errors.iter().map(|error| 2.0 * error + rounding).collect();
+            return Ok(Some(Top { u, s, v, values: values[..k].to_vec(), errors, passes: pass, error_bound }));
         }
         v = orthonormalize(filter(a, v, back * column, values[0], values[l - 1]))?;
     }
     Ok(None)
 }
 
-/// Whether the values of the subspace are as good as asked for.
+/// How much the values of the subspace are too small.
 ///
 /// With the residual `r` of a value `t`, and nothing but smaller values than `end` outside the subspace, the
-/// eigenvalue `t^2` is too small by at most `(t r)^2 / (t^2 - end^2)`.
-fn converged(values: &[f64], residuals: &[f64], end: f64, noise: f64) -> bool {
-    values.iter().zip(residuals).all(|(&t, &r)| {
-        let error = t * r * r / (t * t - end * end);
-        r <= noise || t > end && error <= (RELATIVE * t).max(noise)
-    })
+/// eigenvalue `t^2` is too small by at most `(t r)^2 / (t^2 - end^2)`. A residual of noise says nothing more.
+fn ritz_errors(values: &[f64], residuals: &[f64], end: f64, noise: f64) -> Vec<f64> {
+    let error = |(&t, &r): (&f64, &f64)| {
+        if r <= noise {
+            0.0
+        } else if t > end {
+            (t * r * r / (t * t - end * end)).min(r)
+        } else {
+            r
+        }
+    };
+    values.iter().zip(residuals).map(error).collect()
 }
 
 /// The Chebyshev polynomial of `a^T a` that is at most one below `end^2`, on the rows `v`; `hv = v a^T a`.

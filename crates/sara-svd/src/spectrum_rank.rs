@@ -1,8 +1,12 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::ops::{enter, scaled};
-use crate::{Error, SvdOps};
+use crate::nuclear_norm::bounds;
+use crate::ops::{Engine, enter, entries};
+use crate::prepare::Prepared;
+use crate::randomized::subspace;
+use crate::svd::{full, host_spectrum, on_host};
+use crate::{Algorithm, Error, Method, SvdOps};
 
 /// How a share of the sum of the singular values becomes a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -16,40 +20,55 @@ pub enum Convention {
     Floor,
 }
 
-/// The rank that a share of the sum of the singular values asks for, and the spectrum it was read from.
+/// How the rank rule gets at the sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Rule {
+    /// [`Rule::Spectrum`] on the host, [`Rule::Interval`] on a device.
+    #[default]
+    Auto,
+    /// From all singular values.
+    Spectrum,
+    /// From bounds of the nuclear norm and the leading singular values, which takes products alone; from all
+    /// singular values only where the bounds leave more than one rank.
+    Interval,
+}
+
+/// The rank that a share of the sum of the singular values asks for, and what it was read from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SpectrumRank {
     /// The rank: between 1 and `min(m, n)`, or 0 where the matrix has no rows or no columns.
     pub rank: usize,
-    /// Sum of the singular values.
+    /// Sum of the singular values; the middle of its bounds where the rule used those.
     pub nuclear_norm: f64,
     /// Largest singular value.
     pub spectral_norm: f64,
-    /// `[min(m, n)]`, all singular values, descending.
+    /// The singular values that were computed, descending: all `min(m, n)`, or at least the first `rank`.
     pub values: Vec<f64>,
+    /// What decided.
+    pub algorithm: Algorithm,
 }
 
 impl SpectrumRank {
-    /// Checks the share before the singular values are paid for.
-    pub(crate) fn decide(
+    pub(crate) fn from_values(
+        values: Vec<f64>,
         share: f64,
         convention: Convention,
-        values: impl FnOnce() -> Result<Vec<f64>, Error>,
+        algorithm: Algorithm,
     ) -> Result<Self, Error> {
-        check_share(share)?;
-        let values = values()?;
         Ok(Self {
             rank: rank_of(&values, share, convention)?,
             nuclear_norm: values.iter().sum(),
             spectral_norm: values.first().copied().unwrap_or(0.0),
             values,
+            algorithm,
         })
     }
 }
 
 /// Chooses a rank for `a`: how many singular values make up `share` of their sum.
 ///
-/// The decision is made on the singular values in f64, also where `a` is stored with fewer digits.
+/// On the host the decision is made on the singular values in f64, also where `a` is stored with fewer digits.
+/// On a device it is made on bounds, and the rank is the same.
 ///
 /// # Shapes
 /// - `a`: `[m, n]`
@@ -62,7 +81,101 @@ pub fn spectrum_rank<B: SvdOps>(
     share: f64,
     convention: Convention,
 ) -> Result<SpectrumRank, Error> {
-    SpectrumRank::decide(share, convention, || scaled(enter::<B, 2>(a))?.singular_values())
+    spectrum_rank_by(a, share, convention, Rule::Auto)
+}
+
+/// [`spectrum_rank`] by a rule of one's choice.
+///
+/// # Errors
+/// As [`spectrum_rank`].
+pub fn spectrum_rank_by<B: SvdOps>(
+    a: Tensor<B, 2>,
+    share: f64,
+    convention: Convention,
+    rule: Rule,
+) -> Result<SpectrumRank, Error> {
+    check_share(share)?;
+    let a = enter::<B, 2>(a);
+    let [m, n] = a.dims();
+    let by_values = match rule {
+        Rule::Auto => on_host(&a, Method::Auto),
+        Rule::Spectrum => true,
+        Rule::Interval => false,
+    };
+    if !by_values && m.min(n) > 0 {
+        let prepared = Prepared::new(a.clone())?;
+        if let Some(decided) = by_interval(&prepared, share, convention)? {
+            return Ok(decided);
+        }
+    }
+    if on_host(&a, Method::Auto) || m.min(n) == 0 {
+        let (values, solver) = host_spectrum(a)?;
+        return SpectrumRank::from_values(values, share, convention, solver.algorithm());
+    }
+    let full = full(a, Method::Auto)?;
+    SpectrumRank::from_values(entries(full.s)?, share, convention, full.report.algorithm)
+}
+
+/// Values computed first, as a part of those that an even spectrum would need.
+const FIRST_GUESS: f64 = 0.35;
+/// Values added to what the rest of the sum asks for.
+const SPARE: usize = 4;
+
+/// The rank, where the bounds leave only one.
+fn by_interval<E: Engine>(
+    a: &Prepared<E>,
+    share: f64,
+    convention: Convention,
+) -> Result<Option<SpectrumRank>, Error> {
+    let [m, n] = a.a.dims();
+    let tall = if m < n { a.a.clone().transpose() } else { a.a.clone() };
+    let limit = m.min(n);
+    let (lower, upper) = bounds(&tall)?;
+    let (low, high) = (share * lower, share * upper);
+    let mut k = ((share * limit as f64 * FIRST_GUESS) as usize + SPARE).min(limit);
+    while let Some(top) = subspace(&tall, k, SEED)? {
+        let decided = count_below(&top.values, &top.errors, low, high);
+        if let Some(below) = decided {
+            let rank = match convention {
+                Convention::Reach => below + 1,
+                Convention::Floor => below.max(1),
+            };
+            let values: Vec<f64> = top.values.iter().map(|&x| a.unscale(x)).collect();
+            return Ok(Some(SpectrumRank {
+                rank: rank.min(limit),
+                nuclear_norm: a.unscale(f64::midpoint(lower, upper)),
+                spectral_norm: values[0],
+                values,
+                algorithm: Algorithm::Interval,
+            }));
+        }
+        let sum: f64 = top.values.iter().sum();
+        let last = top.values[k - 1];
+        if sum >= low || last <= 0.0 {
+            // The values reach far enough and still do not decide.
+            return Ok(None);
+        }
+        k = (k + ((high - sum) / last * 1.1) as usize + SPARE).min(limit);
+    }
+    Ok(None)
+}
+
+const SEED: u32 = 0;
+
+/// How many partial sums are below the share, if all bounds agree on it.
+fn count_below(values: &[f64], errors: &[f64], low: f64, high: f64) -> Option<usize> {
+    let (mut sum, mut slack) = (0.0, 0.0);
+    for (i, (value, error)) in values.iter().zip(errors).enumerate() {
+        sum += value;
+        slack += error;
+        if sum - slack >= high {
+            return Some(i);
+        }
+        if sum + slack >= low {
+            return None;
+        }
+    }
+    None
 }
 
 /// Applies the rank rule to a list of descending singular values.
@@ -98,6 +211,7 @@ pub fn rank_of(values: &[f64], share: f64, convention: Convention) -> Result<usi
     Ok(rank.min(values.len()))
 }
 
-fn check_share(share: f64) -> Result<(), Error> {
+/// Whether it is a fraction.
+pub(crate) fn check_share(share: f64) -> Result<(), Error> {
     if (0.0..=1.0).contains(&share) { Ok(()) } else { Err(Error::Share { share }) }
 }

@@ -1,7 +1,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::host::Factors;
+use crate::host::{Factors, Solver};
 use crate::ops::{Engine, enter, leave, scaled};
 use crate::prepare::Prepared;
 use crate::{Algorithm, Error, Method, Place, Precision, Report, SvdOps, jacobi};
@@ -87,8 +87,12 @@ pub fn svd_batched<B: SvdOps>(a: Tensor<B, 3>, method: Method) -> Result<Vec<Svd
 /// As [`svd`].
 pub fn singular_values<B: SvdOps>(a: Tensor<B, 2>) -> Result<Tensor<B, 1>, Error> {
     let a = enter::<B, 2>(a);
-    let values = if on_host(&a, Method::Auto) { host_values(a)? } else { full(a, Method::Auto)?.s };
-    Ok(leave::<B, 1>(values))
+    if !on_host(&a, Method::Auto) {
+        return Ok(leave::<B, 1>(full(a, Method::Auto)?.s));
+    }
+    let (device, dtype) = (a.device(), a.dtype());
+    let values = checked(host_spectrum(a)?.0, dtype)?;
+    Ok(Tensor::from_data(values, (&device, dtype)))
 }
 
 /// A decomposition that was made on the engine, as one of `B`.
@@ -147,9 +151,9 @@ fn host_svd<E: Engine>(a: Tensor<E, 2>) -> Result<Svd<E>, Error> {
     })
 }
 
-fn host_values<E: Engine>(a: Tensor<E, 2>) -> Result<Tensor<E, 1>, Error> {
-    let (device, dtype) = (a.device(), a.dtype());
-    Ok(Tensor::from_data(checked(scaled(a)?.singular_values()?, dtype)?, (&device, dtype)))
+/// All singular values by the host, in f64.
+pub(crate) fn host_spectrum<E: Engine>(a: Tensor<E, 2>) -> Result<(Vec<f64>, Solver), Error> {
+    scaled(a)?.singular_values()
 }
 
 /// Singular values as tensor data, unless the element type cannot hold the largest.

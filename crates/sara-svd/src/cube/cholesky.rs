@@ -4,14 +4,16 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::{empty, input};
+use crate::PANEL;
 
 const UNITS: u32 = 64;
 
 /// One workgroup: factors the lower triangle, packed row by row in workgroup memory, a column at a time; then
 /// each unit solves for columns of the inverse, reading only what it has written itself.
 #[cube(launch)]
-fn inverse_kernel(gram: &Array<f32>, inverse: &mut Array<f32>, #[comptime] l: usize) {
-    let mut factor = SharedMemory::<f32>::new(comptime!(l * (l + 1) / 2));
+fn inverse_kernel(gram: &Array<f32>, inverse: &mut Array<f32>, rows: u32, #[comptime] most: usize) {
+    let mut factor = SharedMemory::<f32>::new(comptime!(most * (most + 1) / 2));
+    let l = rows as usize;
     let unit = UNIT_POS as usize;
     let units = CUBE_DIM as usize;
 
@@ -72,7 +74,8 @@ pub(super) fn inverse<R: CubeRuntime>(gram: CubeTensor<R>) -> CubeTensor<R> {
         CubeDim::new_1d(UNITS),
         gram.into_array_arg(),
         inverse.clone().into_array_arg(),
-        l,
+        l as u32,
+        PANEL,
     );
     inverse
 }

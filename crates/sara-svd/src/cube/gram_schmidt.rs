@@ -18,12 +18,13 @@ fn gram_schmidt_kernel(
     q: &mut Array<f32>,
     seed: u32,
     independent: f32,
-    #[comptime] l: usize,
+    rows: u32,
     #[comptime] units: usize,
     #[comptime] attempts: usize,
 ) {
     let mut shared = SharedMemory::<f32>::new(units);
     let unit = UNIT_POS as usize;
+    let l = rows as usize;
     let n = x.len() / l;
     let mut spare = 0u32;
     for i in 0..l {
@@ -105,7 +106,7 @@ pub(super) fn gram_schmidt<R: CubeRuntime>(x: CubeTensor<R>, seed: u32) -> CubeT
         q.clone().into_array_arg(),
         seed,
         INDEPENDENT as f32,
-        shape[0],
+        shape[0] as u32,
         UNITS as usize,
         ATTEMPTS,
     );

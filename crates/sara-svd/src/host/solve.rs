@@ -54,13 +54,16 @@ struct Solution {
 }
 
 impl Scaled {
-    pub(crate) fn singular_values(&self) -> Result<Vec<f64>, Error> {
+    pub(crate) fn singular_values(&self) -> Result<(Vec<f64>, Solver), Error> {
         if self.rank_limit() == 0 {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Solver::Direct));
         }
         let direct = || self.tall().singular_values().ok().filter(|s| self.accepts(s));
-        let s = self.gram_values().or_else(direct).ok_or(self.not_converged())?;
-        self.unscale(s)
+        let (s, solver) = match self.gram_values() {
+            Some(s) => (s, Solver::Gram),
+            None => (direct().ok_or(self.not_converged())?, Solver::Direct),
+        };
+        Ok((self.unscale(s)?, solver))
     }
 
     pub(crate) fn svd(&self) -> Result<(Factors, Solver), Error> {
