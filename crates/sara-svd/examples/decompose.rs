@@ -18,6 +18,10 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use sara_svd::{Accuracy, Algorithm, Method, Svd, SvdOps, randomized_svd, svd_by};
 use serde::Serialize;
 
+/// Large buffers come back from it at once, not page by page from the system.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Writes `NAME.u`, `NAME.s` and `NAME.vt` in f32 for every tensor `NAME` of two dimensions.
 #[derive(Parser)]
 struct Arguments {
@@ -175,19 +179,18 @@ fn decompose<B: SvdOps>(arguments: &Arguments, a: Tensor<B, 2>) -> Result<Svd<B>
 }
 
 fn upload<B: Backend>(view: &TensorView<'_>, shape: [usize; 2]) -> Result<Tensor<B, 2>> {
-    let values: Vec<f64> = match view.dtype() {
-        Dtype::F32 => numbers(view.data(), |bytes| f64::from(f32::from_le_bytes(bytes))),
-        Dtype::F64 => numbers(view.data(), f64::from_le_bytes),
-        Dtype::F16 => numbers(view.data(), |bytes| half::f16::from_le_bytes(bytes).to_f64()),
-        Dtype::BF16 => numbers(view.data(), |bytes| half::bf16::from_le_bytes(bytes).to_f64()),
+    let data = match view.dtype() {
+        Dtype::F32 => TensorData::new(numbers(view.data(), f32::from_le_bytes), shape),
+        Dtype::F64 => TensorData::new(numbers(view.data(), f64::from_le_bytes), shape),
+        Dtype::F16 => TensorData::new(numbers(view.data(), |b| half::f16::from_le_bytes(b).to_f32()), shape),
+        Dtype::BF16 => TensorData::new(numbers(view.data(), |b| half::bf16::from_le_bytes(b).to_f32()), shape),
         other => bail!("cannot decompose a tensor of type {other:?}: cast it to f32, f64, f16 or bf16 first"),
     };
-    let dtype = if view.dtype() == Dtype::F64 { DType::F64 } else { DType::F32 };
-    let data = TensorData::new(values, shape).convert_dtype(dtype);
+    let dtype = data.dtype;
     Ok(Tensor::from_data(data, (&B::Device::default(), dtype)))
 }
 
-fn numbers<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+fn numbers<const N: usize, T>(bytes: &[u8], number: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (chunks, _) = bytes.as_chunks::<N>();
     chunks.iter().map(|&chunk| number(chunk)).collect()
 }

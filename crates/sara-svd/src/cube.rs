@@ -32,6 +32,13 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Engine for
         largest::largest(a)
     }
 
+    fn squared_norm(a: FloatTensor<Self>) -> Result<f64, Error> {
+        let count = a.shape().num_elements();
+        let flat = Self::float_reshape(a, Shape::new([count]));
+        let squares = Self::float_mul(flat.clone(), flat);
+        Ok(crate::ops::read::<Self>(Self::float_sum_dim(squares, 0))?.iter().sum())
+    }
+
     fn product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         product::product::<R, Self>(a, b)
     }

@@ -43,6 +43,10 @@ const FURTHER_STEPS: usize = 12;
 /// As [`crate::svd()`].
 pub fn nuclear_norm<B: SvdOps>(a: Tensor<B, 2>) -> Result<NuclearNorm, Error> {
     let a = enter::<B, 2>(a);
+    B::Engine::run(|| norm(a))
+}
+
+fn norm<E: Engine>(a: Tensor<E, 2>) -> Result<NuclearNorm, Error> {
     let [m, n] = a.dims();
     if on_host(&a, Method::Auto) || m.min(n) == 0 {
         let (s, solver) = host_spectrum(a)?;

@@ -1,5 +1,8 @@
 //! What the algorithms need of a backend, and how a wrapped backend reaches the one that computes.
 
+#[cfg(feature = "flex")]
+mod flex;
+
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{
@@ -38,19 +41,26 @@ pub trait Engine: Backend {
         Place::Host
     }
 
+    /// Does the work of one call, wherever the backend works best from.
+    fn run<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+        work()
+    }
+
     /// Largest modulus of the entries of `a`, of any shape; not finite where an entry is not, 0 where there
     /// is none.
     ///
     /// # Errors
     /// [`Error::Read`].
     fn largest(a: FloatTensor<Self>) -> Result<f64, Error> {
-        let data = read_data::<Self>(a)?;
-        Ok(match data.as_slice::<f32>() {
-            Ok(values) => f64::from(blocks::largest(values)),
-            Err(_) => data.iter::<f64>().fold(0.0, |largest: f64, x| {
-                if x.abs() <= largest { largest } else { x.abs() }
-            }),
-        })
+        largest::<Self>(a)
+    }
+
+    /// Sum of the squares of the entries of `a`, of any shape.
+    ///
+    /// # Errors
+    /// [`Error::Read`].
+    fn squared_norm(a: FloatTensor<Self>) -> Result<f64, Error> {
+        Ok(blocks::squared_norm(&read::<Self>(a)?))
     }
 
     /// The product `a b` of two matrices or stacks of matrices, rounded as their element type and no coarser.
@@ -113,22 +123,6 @@ pub trait Engine: Backend {
 /// Largest number of rows that [`Engine::cholesky_inverse`] is asked for: its triangle fits into 16 KiB of
 /// workgroup memory.
 pub const PANEL: usize = 64;
-
-#[cfg(feature = "flex")]
-impl Engine for burn_flex::Flex {}
-
-#[cfg(feature = "flex")]
-impl SvdOps for burn_flex::Flex {
-    type Engine = Self;
-
-    fn enter(a: FloatTensor<Self>) -> FloatTensor<Self> {
-        a
-    }
-
-    fn leave(a: FloatTensor<Self>) -> FloatTensor<Self> {
-        a
-    }
-}
 
 #[cfg(feature = "ndarray")]
 impl<E, I, Q> Engine for burn_ndarray::NdArray<E, I, Q>
@@ -205,7 +199,17 @@ pub(crate) fn scaled<E: Engine>(a: Tensor<E, 2>) -> Result<Scaled, Error> {
     Scaled::new(values, m, n, precision)
 }
 
-fn read<B: Backend>(a: FloatTensor<B>) -> Result<Vec<f64>, Error> {
+fn largest<B: Backend>(a: FloatTensor<B>) -> Result<f64, Error> {
+    let data = read_data::<B>(a)?;
+    Ok(match data.as_slice::<f32>() {
+        Ok(values) => f64::from(blocks::largest(values)),
+        Err(_) => data.iter::<f64>().fold(0.0, |largest: f64, x| {
+            if x.abs() <= largest { largest } else { x.abs() }
+        }),
+    })
+}
+
+pub(crate) fn read<B: Backend>(a: FloatTensor<B>) -> Result<Vec<f64>, Error> {
     Ok(read_data::<B>(a)?.iter::<f64>().collect())
 }
 

@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::jacobi::{fix_signs, squares};
-use crate::ops::{Engine, entries, enter, product, tensor};
+use crate::jacobi::fix_signs;
+use crate::ops::{Engine, enter, entries, primitive, product, tensor};
 use crate::orthonormalize::orthonormalize;
 use crate::prepare::{Prepared, epsilon};
 use crate::svd::{full, outside};
@@ -60,6 +60,12 @@ pub fn randomized_svd<B: SvdOps>(
         return Err(Error::Count { k, rows: m, columns: n });
     }
     let a = enter::<B, 2>(a);
+    B::Engine::run(|| leading(a, k, accuracy, seed)).map(outside)
+}
+
+/// The `k` largest, on the engine.
+fn leading<E: Engine>(a: Tensor<E, 2>, k: usize, accuracy: Accuracy, seed: u32) -> Result<Svd<E>, Error> {
+    let [m, n] = a.dims();
     let prepared = Prepared::new(a.clone())?;
     let wide = m < n;
     let tall = if wide { prepared.a.clone().transpose() } else { prepared.a.clone() };
@@ -68,22 +74,22 @@ pub fn randomized_svd<B: SvdOps>(
         Accuracy::Full => subspace(&tall, k, seed)?,
     };
     let Some(Top { u, s, v, passes, error_bound, .. }) = top else {
-        return Ok(outside(full(a, Method::Auto)?.truncate(k)));
+        return Ok(full(a, Method::Auto)?.truncate(k));
     };
     let (u, v) = if wide { fix_signs(v, u) } else { fix_signs(u, v) };
     let report = Report {
         algorithm: Algorithm::Randomized,
-        place: B::Engine::place(),
+        place: E::place(),
         precision: prepared.precision(),
         iterations: passes,
         error_bound: prepared.unscale(error_bound),
     };
-    Ok(outside(Svd {
+    Ok(Svd {
         u: prepared.restore(u).transpose(),
         s: prepared.unscale_values(s)?,
         vt: prepared.restore(v),
         report,
-    }))
+    })
 }
 
 /// The leading triplets of a tall matrix, scaled as it is; vectors are rows.
@@ -201,8 +207,7 @@ fn filter<E: Engine>(a: &Tensor<E, 2>, v: Tensor<E, 2>, hv: Tensor<E, 2>, first:
 /// Bound of the errors of the values `s` of a projection of `a`, from the squares that it leaves out.
 fn energy_bound<E: Engine>(a: &Tensor<E, 2>, s: &Tensor<E, 1>) -> Result<f64, Error> {
     let k = s.dims()[0];
-    let terms = entries(Tensor::cat(vec![squares(a.clone()), s.clone()], 0))?;
-    let (all, s) = (terms[0], &terms[1..]);
+    let (all, s) = (E::squared_norm(primitive(a.clone()))?, entries(s.clone())?);
     let rounding = a.dims()[0] as f64 * epsilon(a);
     let rest = (all * (1.0 + rounding) - s.iter().map(|x| x * x).sum::<f64>()).max(0.0);
     // Of the values, the smallest may be off the most.

@@ -96,6 +96,15 @@ pub fn spectrum_rank_by<B: SvdOps>(
 ) -> Result<SpectrumRank, Error> {
     check_share(share)?;
     let a = enter::<B, 2>(a);
+    B::Engine::run(|| decide(a, share, convention, rule))
+}
+
+fn decide<E: Engine>(
+    a: Tensor<E, 2>,
+    share: f64,
+    convention: Convention,
+    rule: Rule,
+) -> Result<SpectrumRank, Error> {
     let [m, n] = a.dims();
     let by_values = match rule {
         Rule::Auto => on_host(&a, Method::Auto),

@@ -58,7 +58,8 @@ pub fn svd<B: SvdOps>(a: Tensor<B, 2>) -> Result<Svd<B>, Error> {
 /// # Errors
 /// As [`svd`].
 pub fn svd_by<B: SvdOps>(a: Tensor<B, 2>, method: Method) -> Result<Svd<B>, Error> {
-    full(enter::<B, 2>(a), method).map(outside)
+    let a = enter::<B, 2>(a);
+    B::Engine::run(|| full(a, method)).map(outside)
 }
 
 /// Decomposes every matrix of a stack; the results are those of [`svd_by`] on each, bit for bit.
@@ -87,12 +88,15 @@ pub fn svd_batched<B: SvdOps>(a: Tensor<B, 3>, method: Method) -> Result<Vec<Svd
 /// As [`svd`].
 pub fn singular_values<B: SvdOps>(a: Tensor<B, 2>) -> Result<Tensor<B, 1>, Error> {
     let a = enter::<B, 2>(a);
+    B::Engine::run(|| values(a)).map(leave::<B, 1>)
+}
+
+fn values<E: Engine>(a: Tensor<E, 2>) -> Result<Tensor<E, 1>, Error> {
     if !on_host(&a, Method::Auto) {
-        return Ok(leave::<B, 1>(full(a, Method::Auto)?.s));
+        return Ok(full(a, Method::Auto)?.s);
     }
     let (device, dtype) = (a.device(), a.dtype());
-    let values = checked(host_spectrum(a)?.0, dtype)?;
-    Ok(Tensor::from_data(values, (&device, dtype)))
+    Ok(Tensor::from_data(checked(host_spectrum(a)?.0, dtype)?, (&device, dtype)))
 }
 
 /// A decomposition that was made on the engine, as one of `B`.

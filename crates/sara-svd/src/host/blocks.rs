@@ -15,6 +15,24 @@ pub(crate) fn largest(values: &[f32]) -> f32 {
 
 const SIGN: u32 = 1 << 31;
 
+/// Sum of squares, in pieces whose bounds do not depend on the threads.
+pub(crate) fn squared_norm<T: Copy + Sync + Into<f64>>(values: &[T]) -> f64 {
+    let lanes = |chunk: &[T]| {
+        let mut sums = [0.0_f64; LANES];
+        for part in chunk.chunks(LANES) {
+            for (sum, &x) in sums.iter_mut().zip(part) {
+                let x: f64 = x.into();
+                *sum += x * x;
+            }
+        }
+        sums.iter().sum::<f64>()
+    };
+    let pieces: Vec<f64> = values.par_chunks(1 << 16).map(lanes).collect();
+    pieces.iter().sum()
+}
+
+const LANES: usize = 16;
+
 /// See [`crate::Engine::rotations`]: `gram` holds `d x d` matrices one after the other and is used up.
 pub(crate) fn rotations(gram: &mut [f64], d: usize, tolerance: f64, floor: f64) -> (Vec<f64>, Vec<f64>) {
     let mut j = vec![0.0; gram.len()];
