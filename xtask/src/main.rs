@@ -46,8 +46,10 @@ enum Task {
     Interop(Passed),
     /// Make the small model and data that `sara demo` has built in
     Pretrain(Passed),
-    /// Time a training step
+    /// Time the decompositions on a device, beside faer, nalgebra, numpy and torch
     Bench(Passed),
+    /// Time a training step
+    BenchStep(Passed),
 }
 
 #[derive(Subcommand)]
@@ -90,7 +92,8 @@ fn perform(task: Task) -> Result<()> {
         Task::Golden(Passed { args }) => golden::golden(root, &args),
         Task::Interop(Passed { args }) => golden::interop(root, &args),
         Task::Pretrain(Passed { args }) => example(root, "pretrain", &args),
-        Task::Bench(Passed { args }) => example(root, "bench_step", &args),
+        Task::Bench(Passed { args }) => bench(root, &args),
+        Task::BenchStep(Passed { args }) => example(root, "bench_step", &args),
     }
 }
 
@@ -98,6 +101,17 @@ fn perform(task: Task) -> Result<()> {
 fn root() -> &'static Path {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
     xtask.parent().unwrap_or(xtask)
+}
+
+/// Runs sara-bench, built for the device that the arguments name.
+fn bench(root: &Path, args: &[String]) -> Result<()> {
+    let named = |device: &str| args.iter().any(|arg| arg.split('=').any(|part| part == device));
+    let features: Vec<&str> = ["wgpu", "cuda"].into_iter().filter(|device| named(device)).collect();
+    let run_bench = ["run", "--release", "--locked", "-p", "sara-bench", "--features", &features.join(","), "--"];
+    if !run(cargo(root, run_bench).args(args))? {
+        bail!("the bench failed");
+    }
+    Ok(())
 }
 
 /// Runs an example of sara-models.

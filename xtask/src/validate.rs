@@ -11,12 +11,16 @@ use crate::{
 };
 
 /// A package, and those of this workspace that it may use.
-const DIRECTION: [(&str, &[&str]); 3] =
-    [("sara-svd", &[]), ("sara-core", &["sara-svd"]), ("sara-models", &["sara-core", "sara-svd"])];
+const DIRECTION: [(&str, &[&str]); 4] = [
+    ("sara-svd", &[]),
+    ("sara-core", &["sara-svd"]),
+    ("sara-models", &["sara-core", "sara-svd"]),
+    ("sara-bench", &["sara-svd"]),
+];
 
 /// The features that compile every backend into every crate.
 const EVERY_BACKEND: &str =
-    "sara-models/ndarray,sara-models/wgpu,sara-models/cuda,sara-core/ndarray,sara-core/wgpu";
+    "sara-models/ndarray,sara-models/wgpu,sara-models/cuda,sara-core/ndarray,sara-core/wgpu,sara-bench/wgpu,sara-bench/cuda";
 
 /// One profile for everything, so that dependencies are compiled once.
 pub(crate) fn validate(root: &Path) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Times the training step of an adapter on a checkpoint, beside the floor that its matrix products set.
 //!
-//! `cargo xtask bench --model DIR`; one JSON object on standard output.
+//! `cargo xtask bench-step --model DIR`; one JSON object on standard output.
 #![expect(clippy::print_stdout, reason = "the output is the point")]
 
 use std::path::PathBuf;
