@@ -1,4 +1,5 @@
 //! `cargo bench -p sara-bench`: every job of sara-svd on the CPU, on sizes that take seconds.
+#![allow(missing_docs, reason = "the macro makes a public function")]
 
 use burn_flex::Flex;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};

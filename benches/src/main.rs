@@ -119,7 +119,10 @@ fn measure<B: SvdOps>(arguments: &Arguments) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (product_rate, copy_rate) = floors::<B>()?;
     println!("{device}, {threads} threads: products {product_rate:.0} GFLOP/s, copies {copy_rate:.1} GB/s\n");
-    println!("{:>11}  {:16} {:24} {:>10} {:>10} {:>9} {:>8}", "size", "kernel", "by", "median ms", "least ms", "error", "of rate");
+    println!(
+        "{:>11}  {:16} {:24} {:>10} {:>10} {:>9} {:>8}",
+        "size", "kernel", "by", "median ms", "least ms", "error", "of rate"
+    );
     let mut rivals = if arguments.alone { Rivals::none() } else { Rivals::start() };
     let mut report = Report { device, threads, product_rate, copy_rate, rows: Vec::new() };
     for (m, n) in sizes {
@@ -127,7 +130,8 @@ fn measure<B: SvdOps>(arguments: &Arguments) -> Result<()> {
         rivals.show(&planted)?;
         for &kernel in &kernels {
             for row in contest::<B>(&planted, kernel, &mut rivals, arguments.rounds)? {
-                let share = row.rate.map_or(String::new(), |rate| format!("{:.0} %", 100.0 * rate / product_rate));
+                let share =
+                    row.rate.map_or(String::new(), |rate| format!("{:.0} %", 100.0 * rate / product_rate));
                 let error = row.error.map_or(String::new(), |error| format!("{error:.1e}"));
                 println!(
                     "{:>11}  {:16} {:24} {:>10.2} {:>10.2} {:>9} {:>8}",

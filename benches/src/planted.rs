@@ -22,8 +22,7 @@ impl Planted {
     /// values at the end.
     pub fn pretrained(m: usize, n: usize, seed: u64) -> Self {
         let k = m.min(n);
-        let spectrum: Vec<f64> =
-            (0..k).map(|i| (1.0 - (i as f64 / k as f64).powf(0.4)).max(3e-4)).collect();
+        let spectrum: Vec<f64> = (0..k).map(|i| (1.0 - (i as f64 / k as f64).powf(0.4)).max(3e-4)).collect();
         let (u, v) = (orthonormal(m, k, seed), orthonormal(n, k, seed + 1));
         let scaled = Mat::from_fn(m, k, |i, j| u[(i, j)] * spectrum[j]);
         let a = scaled * v.transpose();

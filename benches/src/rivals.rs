@@ -119,7 +119,8 @@ impl Rivals {
             Rival::NalgebraSvd => self.native && n <= NALGEBRA_LIMIT,
             Rival::FaerSvd | Rival::FaerValues => self.native,
             Rival::Python(name) => {
-                n >= 64 && self.python.as_ref().is_some_and(|python| python.functions.iter().any(|f| f == name))
+                n >= 64
+                    && self.python.as_ref().is_some_and(|python| python.functions.iter().any(|f| f == name))
             }
         };
         all.iter().filter(there).copied().collect()

@@ -107,7 +107,8 @@ fn root() -> &'static Path {
 fn bench(root: &Path, args: &[String]) -> Result<()> {
     let named = |device: &str| args.iter().any(|arg| arg.split('=').any(|part| part == device));
     let features: Vec<&str> = ["wgpu", "cuda"].into_iter().filter(|device| named(device)).collect();
-    let run_bench = ["run", "--release", "--locked", "-p", "sara-bench", "--features", &features.join(","), "--"];
+    let run_bench =
+        ["run", "--release", "--locked", "-p", "sara-bench", "--features", &features.join(","), "--"];
     if !run(cargo(root, run_bench).args(args))? {
         bail!("the bench failed");
     }

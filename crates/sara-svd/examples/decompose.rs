@@ -35,7 +35,7 @@ struct Arguments {
     /// Number of singular values and vectors to keep; all by default.
     #[arg(long)]
     rank: Option<usize>,
-    /// `full`: values to 1e-4 of themselves; `fast`: what torch.svd_lowrank computes. For the randomized method.
+    /// `full`: values to 1e-4 of themselves; `fast`: what `torch.svd_lowrank` computes. For the randomized method.
     #[arg(long, value_enum, default_value = "full")]
     accuracy: Level,
     /// cpu, or a GPU backend that this program was built with.
@@ -103,7 +103,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         Device::Cuda => decompose_file::<burn_cuda::Cuda<f32, i32>>(arguments),
         #[allow(unreachable_patterns, reason = "with every feature all devices are there")]
         device => {
-            let name = device.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+            let name =
+                device.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
             let feature = if name == "cpu" { "flex" } else { &name };
             bail!("this program was built without the device {name}: build it with --features {feature}")
         }
@@ -183,7 +184,9 @@ fn upload<B: Backend>(view: &TensorView<'_>, shape: [usize; 2]) -> Result<Tensor
         Dtype::F32 => TensorData::new(numbers(view.data(), f32::from_le_bytes), shape),
         Dtype::F64 => TensorData::new(numbers(view.data(), f64::from_le_bytes), shape),
         Dtype::F16 => TensorData::new(numbers(view.data(), |b| half::f16::from_le_bytes(b).to_f32()), shape),
-        Dtype::BF16 => TensorData::new(numbers(view.data(), |b| half::bf16::from_le_bytes(b).to_f32()), shape),
+        Dtype::BF16 => {
+            TensorData::new(numbers(view.data(), |b| half::bf16::from_le_bytes(b).to_f32()), shape)
+        }
         other => bail!("cannot decompose a tensor of type {other:?}: cast it to f32, f64, f16 or bf16 first"),
     };
     let dtype = data.dtype;

@@ -8,9 +8,9 @@ mod cholesky;
 mod gram_schmidt;
 mod largest;
 mod product;
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "workgroup memory is a handle to the macro alone")]
 mod rotations;
 mod sketch;
-
 
 use burn::tensor::ops::{FloatTensor, FloatTensorOps};
 use burn::tensor::{DType, Device, Shape, TensorMetadata};

@@ -8,10 +8,10 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use crate::Error;
 use crate::ops::{Engine, entries, primitive, product, tensor};
 use crate::orthonormalize::complete;
 use crate::prepare::epsilon;
-use crate::Error;
 
 /// Columns of a block; the Gram matrix of two and its rotations take 8.4 KiB of workgroup memory.
 const BLOCK: usize = 16;
@@ -60,7 +60,7 @@ pub(crate) fn decompose<E: Engine>(a: &Tensor<E, 2>) -> Result<Factors<E>, Error
     let (s, w) = (norms.select(0, order.clone()), w.select(0, order.clone()));
     let v = v.select(0, order).slice([0..n, 0..n]);
     // Where every cosine is small, only columns of zeros have no direction; otherwise those at rounding level.
-    let largest = entries(s.clone().slice([0..1]))?[0];
+    let largest = entries(s.clone().narrow(0, 0, 1))?[0];
     let floor = if end == End::Converged { 0.0 } else { n as f64 * sweeper.epsilon * largest };
     let zeros = entries(s.clone().lower_equal_elem(floor).float().sum())?[0] as usize;
     let u = w / s.clone().clamp_min(f64::from(f32::MIN_POSITIVE)).unsqueeze_dim::<2>(1);
@@ -150,12 +150,12 @@ impl<E: Engine> Sweeper<E> {
     fn sweep(&self, w: &mut Tensor<E, 2>, v: &mut Tensor<E, 2>) -> Result<[f64; 3], Error> {
         let mut found: Option<Tensor<E, 2>> = None;
         for places in &self.moves {
-            let pairs = self.pairs(w.clone());
+            let pairs = Self::pairs(w.clone());
             let gram = product(pairs.clone(), pairs.clone().swap_dims(1, 2));
             let (rotations, met) = E::rotations(primitive(gram), self.tolerance, self.floor)?;
             let rotations = tensor::<E, 3>(rotations).swap_dims(1, 2);
-            *w = self.apply(rotations.clone(), pairs, places);
-            *v = self.apply(rotations, self.pairs(v.clone()), places);
+            *w = Self::apply(rotations.clone(), pairs, places);
+            *v = Self::apply(rotations, Self::pairs(v.clone()), places);
             let met = tensor::<E, 2>(met);
             found = Some(match found {
                 Some(found) => found.max_pair(met),
@@ -166,17 +166,12 @@ impl<E: Engine> Sweeper<E> {
         Ok([found[0], found[1], found[2]])
     }
 
-    fn pairs(&self, rows: Tensor<E, 2>) -> Tensor<E, 3> {
+    fn pairs(rows: Tensor<E, 2>) -> Tensor<E, 3> {
         let [n, m] = rows.dims();
         rows.reshape([n / (2 * BLOCK), 2 * BLOCK, m])
     }
 
-    fn apply(
-        &self,
-        rotations: Tensor<E, 3>,
-        pairs: Tensor<E, 3>,
-        places: &Tensor<E, 1, Int>,
-    ) -> Tensor<E, 2> {
+    fn apply(rotations: Tensor<E, 3>, pairs: Tensor<E, 3>, places: &Tensor<E, 1, Int>) -> Tensor<E, 2> {
         let [count, rows, m] = pairs.dims();
         let turned = product(rotations, pairs).reshape([2 * count, rows / 2, m]);
         turned.select(0, places.clone()).reshape([count * rows, m])
@@ -202,7 +197,7 @@ impl<E: Engine> Sweeper<E> {
             .bool_or(across.equal(down).bool_and(j.clone().lower(i.clone())));
         let rank = before.int().sum_dim(1).swap_dims(0, 1); // [1, padded]
         let chosen = rank.equal(i).int() * j;
-        chosen.sum_dim(1).squeeze_dim::<1>(1).slice([0..n])
+        chosen.sum_dim(1).squeeze_dim::<1>(1).narrow(0, 0, n)
     }
 }
 
@@ -219,7 +214,7 @@ fn moves(blocks: usize) -> Vec<Vec<i64>> {
         (0, 0) => 0,
         (1, 0) => 1,
         (pair, 0) => place_of(pair - 1, 0),
-        (pair, _) if pair + 1 == pairs => place_of(pair, if pairs == 1 { 1 } else { 0 }),
+        (pair, _) if pair + 1 == pairs => place_of(pair, usize::from(pairs == 1)),
         (pair, _) => place_of(pair + 1, 1),
     };
     let mut ids: Vec<usize> = (0..blocks).collect();
@@ -286,7 +281,7 @@ pub(crate) fn error_bound<E: Engine>(
         squares(residual),
         squares(off_identity(u)),
         squares(off_identity(v)),
-        s.clone().slice([0..1]),
+        s.clone().narrow(0, 0, 1),
     ];
     let terms = entries(Tensor::cat(terms, 0))?;
     let (residual, u, v, largest) = (terms[0].sqrt(), terms[1].sqrt(), terms[2].sqrt(), terms[3]);

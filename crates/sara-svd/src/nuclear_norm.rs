@@ -106,11 +106,8 @@ fn interval<E: Engine>(
 ) -> Result<(f64, f64), Error> {
     let [_, n] = a.dims();
     let dot = |x: Tensor<E, 2>, y: Tensor<E, 2>| (x * y).sum_dim(1).sum_dim(0).squeeze_dim::<1>(1);
-    let terms = vec![
-        dot(x.clone(), a.clone()),
-        dot(product(x.clone(), h.clone()), a.clone()),
-        squares(x.clone()),
-    ];
+    let terms =
+        vec![dot(x.clone(), a.clone()), dot(product(x.clone(), h.clone()), a.clone()), squares(x.clone())];
     let terms = entries(Tensor::cat(terms, 0))?;
     let (inner, cubic, energy) = (terms[0], terms[1], terms[2]);
     // For values x_i of at least a half, 1 - x_i <= x_i (1 - x_i^2) / 0.75; the others are few, and small in a.
@@ -147,9 +144,8 @@ impl Quintic {
         for _ in 0..100 {
             let rows = points.map(|x| [x, x.powi(3), x.powi(5)]);
             let signs = [1.0, -1.0, 1.0, -1.0];
-            let [a, b, c, error] = solve(std::array::from_fn(|i| {
-                [rows[i][0], rows[i][1], rows[i][2], signs[i], 1.0]
-            }));
+            let [a, b, c, error] =
+                solve(std::array::from_fn(|i| [rows[i][0], rows[i][1], rows[i][2], signs[i], 1.0]));
             best = (Self { a, b, c }, error.abs());
             // Where the slope a + 3 b x^2 + 5 c x^4 is zero.
             let root = (9.0 * b * b - 20.0 * a * c).max(0.0).sqrt();
@@ -170,13 +166,10 @@ fn solve(mut rows: [[f64; 5]; 4]) -> [f64; 4] {
     for column in 0..4 {
         let pivot = (column..4).max_by(|&i, &j| rows[i][column].abs().total_cmp(&rows[j][column].abs()));
         rows.swap(column, pivot.unwrap_or(column));
-        for i in 0..4 {
-            if i != column {
-                let factor = rows[i][column] / rows[column][column];
-                for j in column..5 {
-                    rows[i][j] -= factor * rows[column][j];
-                }
-            }
+        let chosen = rows[column];
+        for (_, row) in rows.iter_mut().enumerate().filter(|(i, _)| *i != column) {
+            let factor = row[column] / chosen[column];
+            row.iter_mut().zip(chosen).for_each(|(x, y)| *x -= factor * y);
         }
     }
     std::array::from_fn(|i| rows[i][4] / rows[i][i])

@@ -203,9 +203,9 @@ fn largest<B: Backend>(a: FloatTensor<B>) -> Result<f64, Error> {
     let data = read_data::<B>(a)?;
     Ok(match data.as_slice::<f32>() {
         Ok(values) => f64::from(blocks::largest(values)),
-        Err(_) => data.iter::<f64>().fold(0.0, |largest: f64, x| {
-            if x.abs() <= largest { largest } else { x.abs() }
-        }),
+        Err(_) => {
+            data.iter::<f64>().fold(0.0, |largest: f64, x| if x.abs() <= largest { largest } else { x.abs() })
+        }
     })
 }
 

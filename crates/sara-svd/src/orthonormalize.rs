@@ -2,10 +2,10 @@
 
 use burn::tensor::Tensor;
 
+use crate::Error;
 use crate::jacobi::{identity, off_identity};
 use crate::ops::{Engine, PANEL, primitive, product, tensor};
 use crate::prepare::epsilon;
-use crate::Error;
 
 /// Distance from the identity that the Gram matrix of orthonormal rows may have, in units of rounding.
 const ORTHONORMAL: f64 = 64.0;
@@ -74,11 +74,7 @@ fn panel<E: Engine>(rows: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
         let mut q = rows.clone();
         for pass in 0..passes {
             let gram = product(q.clone(), q.clone().transpose());
-            let gram = if pass == 0 && shift > 0.0 {
-                gram + identity(l, &rows) * shift
-            } else {
-                gram
-            };
+            let gram = if pass == 0 && shift > 0.0 { gram + identity(l, &rows) * shift } else { gram };
             q = product(tensor(E::cholesky_inverse(primitive(gram))?), q);
         }
         if largest(off_identity(&q))? <= tolerance {

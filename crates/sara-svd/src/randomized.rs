@@ -154,12 +154,20 @@ pub(crate) fn subspace<E: Engine>(a: &Tensor<E, 2>, k: usize, seed: u32) -> Resu
         let errors = ritz_errors(&values[..k], &residuals[..k], values[l - 1], noise);
         if values.iter().zip(&errors).all(|(value, &error)| error <= (RELATIVE * value).max(noise)) {
             let by_residual = residuals[..k].iter().map(|r| r * r).sum::<f64>().sqrt() + noise;
-            let s = s.slice([0..k]);
+            let s = s.narrow(0, 0, k);
             let error_bound = by_residual.min(energy_bound(a, &s)?);
             let (u, v) = (u.slice([0..k, 0..m]), v.slice([0..k, 0..n]));
             let rounding = noise / 8.0;
             let errors = errors.iter().map(|error| 2.0 * error + rounding).collect();
-            return Ok(Some(Top { u, s, v, values: values[..k].to_vec(), errors, passes: pass, error_bound }));
+            return Ok(Some(Top {
+                u,
+                s,
+                v,
+                values: values[..k].to_vec(),
+                errors,
+                passes: pass,
+                error_bound,
+            }));
         }
         v = orthonormalize(filter(a, v, back * column, values[0], values[l - 1]))?;
     }
@@ -184,7 +192,13 @@ fn ritz_errors(values: &[f64], residuals: &[f64], end: f64, noise: f64) -> Vec<f
 }
 
 /// The Chebyshev polynomial of `a^T a` that is at most one below `end^2`, on the rows `v`; `hv = v a^T a`.
-fn filter<E: Engine>(a: &Tensor<E, 2>, v: Tensor<E, 2>, hv: Tensor<E, 2>, first: f64, end: f64) -> Tensor<E, 2> {
+fn filter<E: Engine>(
+    a: &Tensor<E, 2>,
+    v: Tensor<E, 2>,
+    hv: Tensor<E, 2>,
+    first: f64,
+    end: f64,
+) -> Tensor<E, 2> {
     let at = a.clone().transpose();
     let half = (end * end / 2.0).max(f64::from(f32::MIN_POSITIVE));
     let top = first * first / half - 1.0;

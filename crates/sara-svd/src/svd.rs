@@ -31,7 +31,7 @@ impl<B: Backend> Svd<B> {
         }
         Self {
             u: self.u.slice([0..m, 0..k]),
-            s: self.s.slice([0..k]),
+            s: self.s.narrow(0, 0, k),
             vt: self.vt.slice([0..k, 0..n]),
             report: self.report,
         }
@@ -69,11 +69,10 @@ pub fn svd_by<B: SvdOps>(a: Tensor<B, 2>, method: Method) -> Result<Svd<B>, Erro
 ///
 /// # Errors
 /// As [`svd`], for the first matrix that has one.
+#[expect(clippy::needless_pass_by_value, reason = "as every function on tensors")]
 pub fn svd_batched<B: SvdOps>(a: Tensor<B, 3>, method: Method) -> Result<Vec<Svd<B>>, Error> {
     let [batch, m, n] = a.dims();
-    (0..batch)
-        .map(|i| svd_by(a.clone().slice([i..i + 1, 0..m, 0..n]).reshape([m, n]), method))
-        .collect()
+    (0..batch).map(|i| svd_by(a.clone().slice([i..i + 1, 0..m, 0..n]).reshape([m, n]), method)).collect()
 }
 
 /// Singular values of `a`, without the vectors.

@@ -19,7 +19,7 @@ fn inverse_kernel(gram: &Array<f32>, inverse: &mut Array<f32>, rows: u32, #[comp
 
     let mut i = unit;
     while i < l {
-        for j in 0..i + 1 {
+        for j in 0..=i {
             factor[i * (i + 1) / 2 + j] = gram[i * l + j];
         }
         i += units;
@@ -40,7 +40,7 @@ fn inverse_kernel(gram: &Array<f32>, inverse: &mut Array<f32>, rows: u32, #[comp
         let mut i = k + 1 + unit;
         while i < l {
             let row = i * (i + 1) / 2;
-            for j in k + 1..i + 1 {
+            for j in k + 1..=i {
                 factor[row + j] = factor[row + j] - factor[row + k] * factor[j * (j + 1) / 2 + k];
             }
             i += units;

@@ -17,11 +17,11 @@ fn largest_kernel(x: &Array<f32>, largest: &mut Array<f32>, #[comptime] units: u
     let mut shared = SharedMemory::<u32>::new(units);
     let unit = UNIT_POS as usize;
     let mut found = 0u32;
-    let mut i = CUBE_POS as usize * units + unit;
+    let mut i = CUBE_POS * units + unit;
     while i < x.len() {
         let bits = u32::reinterpret(x[i]) & 0x7FFF_FFFF;
         found = max(found, bits);
-        i += CUBE_COUNT as usize * units;
+        i += CUBE_COUNT * units;
     }
     shared[unit] = found;
     sync_cube();
@@ -34,7 +34,7 @@ fn largest_kernel(x: &Array<f32>, largest: &mut Array<f32>, #[comptime] units: u
         width /= 2;
     }
     if unit == 0 {
-        largest[CUBE_POS as usize] = f32::reinterpret(shared[0]);
+        largest[CUBE_POS] = f32::reinterpret(shared[0]);
     }
 }
 
@@ -50,9 +50,10 @@ pub(super) fn largest<R: CubeRuntime>(a: CubeTensor<R>) -> Result<f64, Error> {
     if groups > 1 {
         result = reduce(result, 1);
     }
-    let bytes = result.client.read_one(result.handle).map_err(|error| Error::Read {
-        reason: format!("{error:?}").replace('\n', " "),
-    })?;
+    let bytes = result
+        .client
+        .read_one(result.handle)
+        .map_err(|error| Error::Read { reason: format!("{error:?}").replace('\n', " ") })?;
     let bits = bytes.first_chunk::<4>().copied().unwrap_or([0xFF; 4]);
     Ok(f64::from(f32::from_le_bytes(bits)))
 }

@@ -4,6 +4,7 @@ use burn_cubecl::kernel::matmul::utils::init_matmul_output;
 use burn_cubecl::tensor::CubeTensor;
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::launch::{Strategy, launch_ref};
+use cubek::matmul::routines::BlueprintStrategy;
 use cubek::std::InputBinding;
 
 /// `a b` by units alone: the strategy that burn takes by itself uses tensor cores where there are any, and
@@ -20,7 +21,7 @@ pub(super) fn product<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTens
         out: dtype.into(),
     });
     let input = |tensor: CubeTensor<R>| InputBinding::new(tensor.binding(), dtype.into());
-    for strategy in [Strategy::SimpleUnit(Default::default()), Strategy::Naive] {
+    for strategy in [Strategy::SimpleUnit(BlueprintStrategy::default()), Strategy::Naive] {
         let launched = launch_ref(
             &strategy,
             &out.client,

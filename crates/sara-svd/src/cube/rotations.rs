@@ -24,24 +24,40 @@ fn rotations_kernel(
     #[comptime] sweeps: usize,
 ) {
     let stride = comptime!(d + 1);
-    let pairs = comptime!(d / 2);
     let mut g = SharedMemory::<f32>::new(comptime!(d * (d + 1)));
     let mut r = SharedMemory::<f32>::new(comptime!(d * (d + 1)));
     // For each pair the four entries of its rotation.
     let mut turn = SharedMemory::<f32>::new(comptime!(2 * d));
-    let mut met = SharedMemory::<f32>::new(comptime!(3 * d));
-    let unit = UNIT_POS as usize;
-    let units = CUBE_DIM as usize;
-    let base = CUBE_POS as usize * d * d;
+    let base = CUBE_POS * d * d;
 
-    let mut i = unit;
+    let mut i = UNIT_POS as usize;
     while i < d * d {
         g[(i / d) * stride + i % d] = gram[base + i];
         r[(i / d) * stride + i % d] = select(i / d == i % d, 1.0f32, 0.0f32);
-        i += units;
+        i += CUBE_DIM as usize;
     }
     sync_cube();
+    look(&g, found, floor, d);
+    for _ in 0..sweeps {
+        for step in 0..d - 1 {
+            choose(&g, &mut turn, step, tolerance, d);
+            sync_cube();
+            turn_columns(&mut g, &turn, step, d);
+            turn_columns(&mut r, &turn, step, d);
+            sync_cube();
+            turn_rows(&mut g, &turn, step, d);
+            sync_cube();
+        }
+    }
+    orthogonalize(&r, &mut g, rotations, base, d);
+}
 
+/// Writes the largest cosine of all pairs, that of pairs above the floor, and the largest squared norm.
+#[cube]
+fn look(g: &SharedMemory<f32>, found: &mut Array<f32>, floor: f32, #[comptime] d: usize) {
+    let stride = comptime!(d + 1);
+    let unit = UNIT_POS as usize;
+    let mut met = SharedMemory::<f32>::new(comptime!(3 * d));
     if unit < d {
         let own = max(g[unit * stride + unit], 0.0f32);
         let mut all = 0.0f32;
@@ -67,66 +83,96 @@ fn rotations_kernel(
         for q in 0..d {
             largest = max(largest, met[unit * d + q]);
         }
-        found[CUBE_POS as usize * 3 + unit] = largest;
+        found[CUBE_POS * 3 + unit] = largest;
     }
+}
 
-    for _ in 0..sweeps {
-        for step in 0..d - 1 {
-            if unit < pairs {
-                let (p, q) = opponents(unit, step, d);
-                let gpp = g[p * stride + p];
-                let gqq = g[q * stride + q];
-                let gpq = g[p * stride + q];
-                let scale = f32::sqrt(max(gpp, 0.0f32)) * f32::sqrt(max(gqq, 0.0f32));
-                let mut c = 1.0f32;
-                let mut s = 0.0f32;
-                if f32::abs(gpq) > tolerance * scale {
-                    let zeta = (gqq - gpp) / (2.0f32 * gpq);
-                    let size = 1.0f32 / (f32::abs(zeta) + f32::sqrt(1.0f32 + zeta * zeta));
-                    let t = select(zeta < 0.0f32, -size, size);
-                    c = 1.0f32 / f32::sqrt(1.0f32 + t * t);
-                    s = t * c;
-                }
-                // The larger diagonal entry goes first.
-                let exchange = gpp < gqq;
-                turn[4 * unit] = select(exchange, s, c);
-                turn[4 * unit + 1] = select(exchange, c, -s);
-                turn[4 * unit + 2] = select(exchange, c, s);
-                turn[4 * unit + 3] = select(exchange, -s, c);
-            }
-            sync_cube();
-            let mut i = unit;
-            while i < pairs * d {
-                let pair = i / d;
-                let row = i % d;
-                let (p, q) = opponents(pair, step, d);
-                let x = g[row * stride + p];
-                let y = g[row * stride + q];
-                g[row * stride + p] = turn[4 * pair] * x + turn[4 * pair + 1] * y;
-                g[row * stride + q] = turn[4 * pair + 2] * x + turn[4 * pair + 3] * y;
-                let x = r[row * stride + p];
-                let y = r[row * stride + q];
-                r[row * stride + p] = turn[4 * pair] * x + turn[4 * pair + 1] * y;
-                r[row * stride + q] = turn[4 * pair + 2] * x + turn[4 * pair + 3] * y;
-                i += units;
-            }
-            sync_cube();
-            let mut i = unit;
-            while i < pairs * d {
-                let pair = i / d;
-                let column = i % d;
-                let (p, q) = opponents(pair, step, d);
-                let x = g[p * stride + column];
-                let y = g[q * stride + column];
-                g[p * stride + column] = turn[4 * pair] * x + turn[4 * pair + 1] * y;
-                g[q * stride + column] = turn[4 * pair + 2] * x + turn[4 * pair + 3] * y;
-                i += units;
-            }
-            sync_cube();
+/// The rotation of each pair of a step: none where its cosine is within the tolerance, and with the two
+/// exchanged where the larger diagonal entry would come second.
+#[cube]
+fn choose(
+    g: &SharedMemory<f32>,
+    turn: &mut SharedMemory<f32>,
+    step: usize,
+    tolerance: f32,
+    #[comptime] d: usize,
+) {
+    let stride = comptime!(d + 1);
+    let unit = UNIT_POS as usize;
+    if unit < d / 2 {
+        let (p, q) = opponents(unit, step, d);
+        let gpp = g[p * stride + p];
+        let gqq = g[q * stride + q];
+        let gpq = g[p * stride + q];
+        let scale = f32::sqrt(max(gpp, 0.0f32)) * f32::sqrt(max(gqq, 0.0f32));
+        let mut c = 1.0f32;
+        let mut s = 0.0f32;
+        if f32::abs(gpq) > tolerance * scale {
+            let zeta = (gqq - gpp) / (2.0f32 * gpq);
+            let size = 1.0f32 / (f32::abs(zeta) + f32::sqrt(1.0f32 + zeta * zeta));
+            let t = select(zeta < 0.0f32, -size, size);
+            c = 1.0f32 / f32::sqrt(1.0f32 + t * t);
+            s = t * c;
         }
+        let exchange = gpp < gqq;
+        turn[4 * unit] = select(exchange, s, c);
+        turn[4 * unit + 1] = select(exchange, c, -s);
+        turn[4 * unit + 2] = select(exchange, c, s);
+        turn[4 * unit + 3] = select(exchange, -s, c);
     }
+}
 
-    let mut i = unit;
+/// Turns the two columns of each pair.
+#[cube]
+fn turn_columns(x: &mut SharedMemory<f32>, turn: &SharedMemory<f32>, step: usize, #[comptime] d: usize) {
+    let stride = comptime!(d + 1);
+    let mut i = UNIT_POS as usize;
+    while i < (d / 2) * d {
+        let pair = i / d;
+        let (p, q) = opponents(pair, step, d);
+        turn_entries(x, turn, pair, (i % d) * stride + p, (i % d) * stride + q);
+        i += CUBE_DIM as usize;
+    }
+}
+
+/// Turns the two rows of each pair.
+#[cube]
+fn turn_rows(x: &mut SharedMemory<f32>, turn: &SharedMemory<f32>, step: usize, #[comptime] d: usize) {
+    let stride = comptime!(d + 1);
+    let mut i = UNIT_POS as usize;
+    while i < (d / 2) * d {
+        let pair = i / d;
+        let (p, q) = opponents(pair, step, d);
+        turn_entries(x, turn, pair, p * stride + i % d, q * stride + i % d);
+        i += CUBE_DIM as usize;
+    }
+}
+
+#[cube]
+fn turn_entries(
+    x: &mut SharedMemory<f32>,
+    turn: &SharedMemory<f32>,
+    pair: usize,
+    first: usize,
+    second: usize,
+) {
+    let a = x[first];
+    let b = x[second];
+    x[first] = turn[4 * pair] * a + turn[4 * pair + 1] * b;
+    x[second] = turn[4 * pair + 2] * a + turn[4 * pair + 3] * b;
+}
+
+/// Writes `r (3 - r^T r) / 2`; `inner` is used up.
+#[cube]
+fn orthogonalize(
+    r: &SharedMemory<f32>,
+    inner: &mut SharedMemory<f32>,
+    rotations: &mut Array<f32>,
+    base: usize,
+    #[comptime] d: usize,
+) {
+    let stride = comptime!(d + 1);
+    let mut i = UNIT_POS as usize;
     while i < d * d {
         let a = i / d;
         let b = i % d;
@@ -134,20 +180,20 @@ fn rotations_kernel(
         for k in 0..d {
             dot += r[k * stride + a] * r[k * stride + b];
         }
-        g[a * stride + b] = select(a == b, 1.5f32, 0.0f32) - 0.5f32 * dot;
-        i += units;
+        inner[a * stride + b] = select(a == b, 1.5f32, 0.0f32) - 0.5f32 * dot;
+        i += CUBE_DIM as usize;
     }
     sync_cube();
-    let mut i = unit;
+    let mut i = UNIT_POS as usize;
     while i < d * d {
         let a = i / d;
         let b = i % d;
         let mut dot = 0.0f32;
         for k in 0..d {
-            dot += r[a * stride + k] * g[k * stride + b];
+            dot += r[a * stride + k] * inner[k * stride + b];
         }
         rotations[base + i] = dot;
-        i += units;
+        i += CUBE_DIM as usize;
     }
 }
 

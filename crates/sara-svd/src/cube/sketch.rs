@@ -7,7 +7,7 @@ const UNITS: u32 = 256;
 
 #[cube(launch)]
 fn sketch_kernel(sketch: &mut Array<f32>, columns: u32, seed: u32) {
-    let i = ABSOLUTE_POS as usize;
+    let i = ABSOLUTE_POS;
     if i < sketch.len() {
         let position = i as u32;
         sketch[i] = random(position / columns, position % columns, seed);
@@ -32,8 +32,7 @@ pub(super) fn sketch<R: CubeRuntime>(shape: [usize; 2], seed: u32, device: &R::D
     let client = R::client(device);
     let count = shape[0] * shape[1];
     let buffer = client.empty(count * size_of::<f32>());
-    let sketch =
-        CubeTensor::new_contiguous(client, device.clone(), Shape::new(shape), buffer, DType::F32);
+    let sketch = CubeTensor::new_contiguous(client, device.clone(), Shape::new(shape), buffer, DType::F32);
     sketch_kernel::launch::<R>(
         &sketch.client,
         CubeCount::new_1d(count.div_ceil(UNITS as usize) as u32),

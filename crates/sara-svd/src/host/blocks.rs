@@ -74,11 +74,8 @@ fn rotate(g: &mut [f64], j: &mut [f64], d: usize, tolerance: f64, floor: f64) ->
 
 /// The pairs of step `0..d - 1` of a tournament of `d` players, each pair once in all steps; `p < q`.
 fn opponents(d: usize, step: usize, pair: usize) -> (usize, usize) {
-    let (p, q) = if pair == 0 {
-        (step, d - 1)
-    } else {
-        ((step + pair) % (d - 1), (step + d - 1 - pair) % (d - 1))
-    };
+    let (p, q) =
+        if pair == 0 { (step, d - 1) } else { ((step + pair) % (d - 1), (step + d - 1 - pair) % (d - 1)) };
     (p.min(q), p.max(q))
 }
 
@@ -154,7 +151,9 @@ pub(crate) fn gram_schmidt(rows: &mut [f64], l: usize, n: usize, seed: u32) {
             }
             let after = norm(row);
             if after > INDEPENDENT * before {
-                row.iter_mut().for_each(|x| *x /= after);
+                for x in row.iter_mut() {
+                    *x /= after;
+                }
                 break;
             }
             row.iter_mut().enumerate().for_each(|(j, x)| *x = random(spare, j as u32, seed));

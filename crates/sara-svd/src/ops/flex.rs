@@ -40,10 +40,10 @@ impl Engine for Flex {
             && a.layout().shape().num_dims() == 2
             && a.layout().shape()[0] <= FLAT
             && a.layout().shape()[0] * b.layout().num_elements() >= PARALLEL;
-        match b.layout().strides() {
+        match *b.layout().strides() {
             // `b` is a transposed matrix: `(b^T a^T)^T` reads it row by row.
-            &[1, _] if flat => Self::float_matmul(b.transpose(0, 1), a.transpose(0, 1)).transpose(0, 1),
-            &[_, 1] if flat => by_columns(&a, &b),
+            [1, _] if flat => Self::float_matmul(b.transpose(0, 1), a.transpose(0, 1)).transpose(0, 1),
+            [_, 1] if flat => by_columns(&a, &b),
             _ => Self::float_matmul(a, b),
         }
     }

@@ -2,9 +2,7 @@
 
 use burn_flex::Flex;
 use nalgebra::DMatrix;
-use sara_svd::{
-    Algorithm, Convention, Place, Rule, SvdOps, host, nuclear_norm, spectrum_rank_by,
-};
+use sara_svd::{Algorithm, Convention, Place, Rule, SvdOps, host, nuclear_norm, spectrum_rank_by};
 
 use crate::matrices::{all, comfortable, oracle, planted, single, spectrum};
 use crate::on_backends;
@@ -54,9 +52,11 @@ fn assert_nearly_all_by_bounds(counts: impl Iterator<Item = (usize, usize)>) {
 fn decisions_are_those_of_the_spectrum<B: SvdOps>() {
     let shapes = [(128, 128), (192, 128), (96, 160)];
     let count = |((m, n), s): ((usize, usize), &Vec<f64>)| decide::<B>(&planted(m, n, s, 80));
-    assert_nearly_all_by_bounds(shapes.into_iter().flat_map(|(m, n)| {
-        pretrained(m.min(n)).iter().map(|s| count(((m, n), s))).collect::<Vec<_>>()
-    }));
+    assert_nearly_all_by_bounds(
+        shapes
+            .into_iter()
+            .flat_map(|(m, n)| pretrained(m.min(n)).iter().map(|s| count(((m, n), s))).collect::<Vec<_>>()),
+    );
 }
 
 fn bounds_hold_on_every_matrix<B: SvdOps>() {
@@ -65,7 +65,11 @@ fn bounds_hold_on_every_matrix<B: SvdOps>() {
         let sum: f64 = oracle(&(&case.a * scale)).iter().sum();
         let bounds = nuclear_norm(upload::<B>(&case.a)).unwrap();
         let (lower, upper) = (bounds.lower * scale, bounds.upper * scale);
-        assert!(lower <= sum * (1.0 + 1e-12) && sum <= upper * (1.0 + 1e-12), "{}: {lower} <= {sum} <= {upper}", case.name);
+        assert!(
+            lower <= sum * (1.0 + 1e-12) && sum <= upper * (1.0 + 1e-12),
+            "{}: {lower} <= {sum} <= {upper}",
+            case.name
+        );
     }
 }
 

@@ -6,7 +6,9 @@ use sara_svd::{
     host::{self, Factors, Sample},
 };
 
-use crate::matrices::{Case, all, comfortable, double, gaussian, graded_columns, kahan, oracle, planted, single};
+use crate::matrices::{
+    Case, all, comfortable, double, gaussian, graded_columns, kahan, oracle, planted, single,
+};
 
 /// LAPACK's residual ratios, with room for the Gram path: its smallest accepted singular value is 3e-6 of the
 /// largest, and an error of a few `f64::EPSILON` in an eigenvalue grows by the inverse of that.

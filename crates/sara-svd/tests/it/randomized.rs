@@ -69,7 +69,9 @@ fn leading_values_and_vectors<B: SvdOps>(place: Place) {
 /// More values than the matrix has: the rest are zero, and the vectors orthonormal all the same.
 fn low_rank_is_no_trouble<B: SvdOps>() {
     let a = planted(100, 90, &[5.0, 4.0, 3.0, 2.0, 1.0], 9).map(|x| f64::from(x as f32));
-    for (name, a) in [("rank 5", a), ("zeros", DMatrix::zeros(100, 90)), ("ones", DMatrix::from_element(100, 90, 1.0))] {
+    for (name, a) in
+        [("rank 5", a), ("zeros", DMatrix::zeros(100, 90)), ("ones", DMatrix::from_element(100, 90, 1.0))]
+    {
         for accuracy in [Accuracy::Full, Accuracy::Fast { iterations: 2 }] {
             let svd = randomized_svd(upload::<B>(&a), 12, accuracy, 1).unwrap();
             let (expected, s) = (oracle(&a), values(svd.s));

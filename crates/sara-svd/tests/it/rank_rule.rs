@@ -142,10 +142,25 @@ fn a_planted_pretrained_spectrum_gets_its_planted_ranks() {
 #[test]
 fn the_spectrum_comes_with_the_rank() {
     let found = host::spectrum_rank(&[3.0_f32, 0.0, 0.0, -5.0], 2, 2, 0.5, Convention::Reach).unwrap();
-    let expected = SpectrumRank { rank: 1, nuclear_norm: 8.0, spectral_norm: 5.0, values: vec![5.0, 3.0], algorithm: Algorithm::Gram };
+    let expected = SpectrumRank {
+        rank: 1,
+        nuclear_norm: 8.0,
+        spectral_norm: 5.0,
+        values: vec![5.0, 3.0],
+        algorithm: Algorithm::Gram,
+    };
     assert_eq!(found, expected);
     let empty = host::spectrum_rank::<f32>(&[], 0, 7, 0.5, Convention::Reach).unwrap();
-    assert_eq!(empty, SpectrumRank { rank: 0, nuclear_norm: 0.0, spectral_norm: 0.0, values: vec![], algorithm: Algorithm::Bidiagonal });
+    assert_eq!(
+        empty,
+        SpectrumRank {
+            rank: 0,
+            nuclear_norm: 0.0,
+            spectral_norm: 0.0,
+            values: vec![],
+            algorithm: Algorithm::Bidiagonal
+        }
+    );
 }
 
 #[test]
