@@ -42,16 +42,22 @@
 //! factors are orthonormal for every input; those that belong to singular values of zero are some orthonormal
 //! completion. An empty matrix has empty factors.
 //!
-//! # Precision
+//! # Methods and precision
 //!
-//! Everything is computed in f64. The rank rule decides from the f64 values; [`svd()`] and
-//! [`singular_values`] round to the element type of their input at the very end.
+//! Every result comes with a [`Report`]: the [`Algorithm`], the [`Place`], the [`Precision`] of the products and a
+//! bound of the error.
 //!
-//! * Input is scaled by a power of two, exactly, so neither 1e-40 nor 1e38 is special.
-//! * f32, bf16 and f16: the eigenvalues of the Gram matrix `a^T a`, whose entries f64 holds with room to spare.
-//!   They are used where the condition number allows it; otherwise the matrix itself is decomposed.
-//! * f64: the matrix itself is decomposed.
-//! * Every result is checked before it is returned.
+//! * On the host [`svd()`] and [`singular_values`] compute in f64 and round to the element type of their input at
+//!   the very end: f32, bf16 and f16 by the eigenvalues of the Gram matrix `a^T a`, whose entries f64 holds with
+//!   room to spare, where the condition number allows it; otherwise, and for f64, from the matrix itself.
+//! * On a device they rotate the columns of the matrix until they are orthogonal (block Jacobi, in f32);
+//!   [`svd_by`] does so anywhere.
+//! * [`randomized_svd`] finds the largest `k` of them, as `torch.svd_lowrank` does or to 1e-4 of each.
+//! * [`spectrum_rank`] uses all singular values on the host, and on a device bounds of their sum
+//!   ([`nuclear_norm`]) and the leading ones; [`spectrum_rank_by`] does either anywhere.
+//!
+//! Input is scaled by a power of two, exactly, so neither 1e-40 nor 1e38 is special, and every result is checked
+//! before it is returned.
 //!
 //! The factors carry no gradients: on `Autodiff` the functions work on the inner tensor, and their results
 //! are constants to the graph.
@@ -59,8 +65,9 @@
 //! # Backends
 //!
 //! The functions take any backend that implements [`SvdOps`]: `Flex`, `NdArray`, `CubeBackend`, `Fusion` and
-//! `Autodiff` around each of them, by the features `flex`, `ndarray`, `wgpu` and `cuda`. A backend without
-//! kernels of its own computes on the host. [`host`] holds the same functions on plain slices.
+//! `Autodiff` around each of them, by the features `flex`, `ndarray`, `wgpu` and `cuda`. The algorithms are
+//! written once, on burn's tensors and a few building blocks ([`Engine`]), which a backend without kernels of its
+//! own computes on the host. [`host`] holds the host's own functions on plain slices.
 //!
 //! # Errors
 //!
