@@ -24,7 +24,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Writes `NAME.u`, `NAME.s` and `NAME.vt` in f32 for every tensor `NAME` of two dimensions.
 #[derive(Parser)]
-struct Arguments {
+pub(crate) struct Arguments {
     /// The safetensors file to read.
     input: PathBuf,
     /// The safetensors file to write; not touched where a tensor is refused.
@@ -66,24 +66,27 @@ enum Device {
     Cuda,
 }
 
+/// What was done, as `--json` prints it.
 #[derive(Serialize)]
-struct Report {
-    tensors: Vec<Line>,
+pub(crate) struct Report {
+    pub(crate) tensors: Vec<Line>,
 }
 
+/// One tensor.
 #[derive(Serialize)]
-struct Line {
-    name: String,
-    shape: [usize; 2],
-    method: Algorithm,
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) shape: [usize; 2],
+    pub(crate) method: Algorithm,
     /// Without reading and writing.
-    elapsed_ms: f64,
+    pub(crate) elapsed_ms: f64,
     /// Of the absolute error of every value.
-    error_bound: f64,
+    pub(crate) error_bound: f64,
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    match run(&arguments).and_then(|report| print(&report, arguments.json)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -92,7 +95,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+/// Reads, decomposes and writes.
+pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
     ensure!(arguments.rank != Some(0), "--rank 0 keeps nothing: ask for at least 1");
     match arguments.device {
         #[cfg(feature = "flex")]
@@ -111,7 +115,27 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-fn decompose_file<B: SvdOps>(arguments: &Arguments) -> Result<()> {
+fn print(report: &Report, json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+        return Ok(());
+    }
+    for line in &report.tensors {
+        let method = serde_json::to_value(line.method)?;
+        println!(
+            "{}  {} x {}  {}  {:.1} ms  values within {:.1e}",
+            line.name,
+            line.shape[0],
+            line.shape[1],
+            method.as_str().unwrap_or_default(),
+            line.elapsed_ms,
+            line.error_bound
+        );
+    }
+    Ok(())
+}
+
+fn decompose_file<B: SvdOps>(arguments: &Arguments) -> Result<Report> {
     let input = &arguments.input;
     let bytes = fs::read(input).with_context(|| format!("cannot read {}", input.display()))?;
     let file = SafeTensors::deserialize(&bytes)
@@ -123,9 +147,9 @@ fn decompose_file<B: SvdOps>(arguments: &Arguments) -> Result<()> {
     for name in names {
         let view = file.tensor(name)?;
         let &[m, n] = view.shape() else { continue };
-        let started_from = upload::<B>(&view, [m, n]).with_context(|| name.to_owned())?;
+        let a = upload::<B>(&view, [m, n]).with_context(|| name.to_owned())?;
         let started = Instant::now();
-        let svd = decompose(arguments, started_from).with_context(|| name.to_owned())?;
+        let svd = decompose(arguments, a).with_context(|| name.to_owned())?;
         B::sync(&B::Device::default()).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         let Svd { u, s, vt, report: how } = svd;
@@ -141,23 +165,7 @@ fn decompose_file<B: SvdOps>(arguments: &Arguments) -> Result<()> {
         factors.insert(format!("{name}.vt"), Factor::new(vt));
     }
     write(&arguments.output, &factors)?;
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        for line in &report.tensors {
-            let method = serde_json::to_value(line.method)?;
-            println!(
-                "{}  {} x {}  {}  {:.1} ms  values within {:.1e}",
-                line.name,
-                line.shape[0],
-                line.shape[1],
-                method.as_str().unwrap_or_default(),
-                line.elapsed_ms,
-                line.error_bound
-            );
-        }
-    }
-    Ok(())
+    Ok(report)
 }
 
 /// The decomposition that the arguments ask for.

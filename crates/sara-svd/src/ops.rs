@@ -3,6 +3,8 @@
 #[cfg(feature = "flex")]
 mod flex;
 
+use std::cell::Cell;
+
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{
@@ -209,13 +211,30 @@ fn largest<B: Backend>(a: FloatTensor<B>) -> Result<f64, Error> {
     })
 }
 
+thread_local! {
+    static BYTES_READ: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts what the host reads for a result.
+pub(crate) fn count_read(bytes: usize) {
+    BYTES_READ.set(BYTES_READ.get() + bytes);
+}
+
+/// What the host has read on this thread since it was asked last, in bytes.
+pub(crate) fn take_bytes_read() -> usize {
+    BYTES_READ.take()
+}
+
 pub(crate) fn read<B: Backend>(a: FloatTensor<B>) -> Result<Vec<f64>, Error> {
     Ok(read_data::<B>(a)?.iter::<f64>().collect())
 }
 
 fn read_data<B: Backend>(a: FloatTensor<B>) -> Result<TensorData, Error> {
     match try_read_sync(B::float_into_data(a)) {
-        Some(Ok(data)) => Ok(data),
+        Some(Ok(data)) => {
+            count_read(data.bytes.len());
+            Ok(data)
+        }
         Some(Err(error)) => Err(Error::Read { reason: error.to_string().replace('\n', " ") }),
         None => Err(Error::Read { reason: "it can only be awaited".into() }),
     }

@@ -6,7 +6,7 @@ use crate::jacobi::fix_signs;
 use crate::ops::{Engine, enter, entries, primitive, product, tensor};
 use crate::orthonormalize::orthonormalize;
 use crate::prepare::{Prepared, epsilon};
-use crate::svd::{full, outside};
+use crate::svd::{counted, full, outside};
 use crate::{Algorithm, Error, Method, Report, Svd, SvdOps};
 
 /// How far [`randomized_svd`] goes.
@@ -60,7 +60,7 @@ pub fn randomized_svd<B: SvdOps>(
         return Err(Error::Count { k, rows: m, columns: n });
     }
     let a = enter::<B, 2>(a);
-    B::Engine::run(|| leading(a, k, accuracy, seed)).map(outside)
+    B::Engine::run(|| counted(|| leading(a, k, accuracy, seed))).map(outside)
 }
 
 /// The `k` largest, on the engine.
@@ -82,6 +82,7 @@ fn leading<E: Engine>(a: Tensor<E, 2>, k: usize, accuracy: Accuracy, seed: u32) 
         place: E::place(),
         precision: prepared.precision(),
         iterations: passes,
+        bytes_read: 0,
         error_bound: prepared.unscale(error_bound),
     };
     Ok(Svd {

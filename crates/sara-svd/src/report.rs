@@ -33,7 +33,8 @@ pub enum Algorithm {
 pub enum Place {
     /// On the processor.
     Host,
-    /// On the device that holds the tensor, without reading more than a few bytes before the result.
+    /// On the device that holds the tensor, without reading more than a few bytes before the result; a matrix
+    /// of denormal numbers excepted, which is scaled on the host.
     Device,
 }
 
@@ -58,6 +59,8 @@ pub struct Report {
     pub precision: Precision,
     /// Sweeps of Jacobi rotations, or passes over a random subspace; 0 for the other algorithms.
     pub iterations: usize,
+    /// Bytes that the host read before the result was there; on the host the matrix is among them.
+    pub bytes_read: usize,
     /// Bound of the absolute error of every returned singular value.
     ///
     /// Of a randomized result it holds for the singular values that the returned ones belong to: that no

@@ -29,7 +29,8 @@ pub enum Rule {
     /// From all singular values.
     Spectrum,
     /// From bounds of the nuclear norm and the leading singular values, which takes products alone; from all
-    /// singular values only where the bounds leave more than one rank.
+    /// singular values only where the bounds leave more than one rank, and from those in f64 on the host
+    /// where f32 leaves more than one too.
     Interval,
 }
 
@@ -117,12 +118,25 @@ fn decide<E: Engine>(
             return Ok(decided);
         }
     }
-    if on_host(&a, Method::Auto) || m.min(n) == 0 {
-        let (values, solver) = host_spectrum(a)?;
-        return SpectrumRank::from_values(values, share, convention, solver.algorithm());
+    if !on_host(&a, Method::Auto) && m.min(n) > 0 {
+        match full(a.clone(), Method::Auto) {
+            Ok(full) => {
+                let values = entries(full.s)?;
+                let (sum, error) = (values.iter().sum::<f64>(), full.report.error_bound);
+                let slack = values.len() as f64 * error;
+                let errors = vec![error; values.len()];
+                if count_below(&values, &errors, share * (sum - slack), share * (sum + slack)).is_some() {
+                    return SpectrumRank::from_values(values, share, convention, full.report.algorithm);
+                }
+            }
+            // The rule needs no values in the type of the matrix.
+            Err(Error::Overflow { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
-    let full = full(a, Method::Auto)?;
-    SpectrumRank::from_values(entries(full.s)?, share, convention, full.report.algorithm)
+    // What f32 cannot tell apart, f64 on the host can.
+    let (values, solver) = host_spectrum(a)?;
+    SpectrumRank::from_values(values, share, convention, solver.algorithm())
 }
 
 /// Values computed first, as a part of those that an even spectrum would need.

@@ -2,7 +2,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::host::{Factors, Solver};
-use crate::ops::{Engine, enter, leave, scaled};
+use crate::ops::{Engine, enter, leave, scaled, take_bytes_read};
 use crate::prepare::Prepared;
 use crate::{Algorithm, Error, Method, Place, Precision, Report, SvdOps, jacobi};
 
@@ -59,7 +59,7 @@ pub fn svd<B: SvdOps>(a: Tensor<B, 2>) -> Result<Svd<B>, Error> {
 /// As [`svd`].
 pub fn svd_by<B: SvdOps>(a: Tensor<B, 2>, method: Method) -> Result<Svd<B>, Error> {
     let a = enter::<B, 2>(a);
-    B::Engine::run(|| full(a, method)).map(outside)
+    B::Engine::run(|| counted(|| full(a, method))).map(outside)
 }
 
 /// Decomposes every matrix of a stack; the results are those of [`svd_by`] on each, bit for bit.
@@ -98,6 +98,14 @@ fn values<E: Engine>(a: Tensor<E, 2>) -> Result<Tensor<E, 1>, Error> {
     Ok(Tensor::from_data(checked(host_spectrum(a)?.0, dtype)?, (&device, dtype)))
 }
 
+/// A decomposition with what was read for it in its report.
+pub(crate) fn counted<E: Engine>(work: impl FnOnce() -> Result<Svd<E>, Error>) -> Result<Svd<E>, Error> {
+    take_bytes_read();
+    let mut svd = work()?;
+    svd.report.bytes_read = take_bytes_read();
+    Ok(svd)
+}
+
 /// A decomposition that was made on the engine, as one of `B`.
 pub(crate) fn outside<B: SvdOps>(svd: Svd<B::Engine>) -> Svd<B> {
     Svd { u: leave(svd.u), s: leave(svd.s), vt: leave(svd.vt), report: svd.report }
@@ -128,6 +136,7 @@ pub(crate) fn full<E: Engine>(a: Tensor<E, 2>, method: Method) -> Result<Svd<E>,
         place: E::place(),
         precision: a.precision(),
         iterations: sweeps,
+        bytes_read: 0,
         error_bound: a.unscale(error_bound),
     };
     Ok(Svd { u: a.restore(u).transpose(), s: a.unscale_values(s)?, vt: a.restore(v), report })
@@ -142,6 +151,7 @@ fn host_svd<E: Engine>(a: Tensor<E, 2>) -> Result<Svd<E>, Error> {
         place: Place::Host,
         precision: Precision::F64,
         iterations: 0,
+        bytes_read: 0,
         error_bound: solver.error_bound(&s, m.max(n)) + rounding(&s, dtype),
     };
     let push = |data: TensorData| Tensor::from_data(data.convert_dtype(dtype), (&device, dtype));

@@ -5,6 +5,7 @@ use cubecl::prelude::*;
 
 use super::{empty, input};
 use crate::Error;
+use crate::ops::count_read;
 
 const UNITS: u32 = 256;
 /// Workgroups of the first launch; the second takes their results.
@@ -54,6 +55,7 @@ pub(super) fn largest<R: CubeRuntime>(a: CubeTensor<R>) -> Result<f64, Error> {
         .client
         .read_one(result.handle)
         .map_err(|error| Error::Read { reason: format!("{error:?}").replace('\n', " ") })?;
+    count_read(bytes.len());
     let bits = bytes.first_chunk::<4>().copied().unwrap_or([0xFF; 4]);
     Ok(f64::from(f32::from_le_bytes(bits)))
 }

@@ -14,8 +14,23 @@ const CONVENTIONS: [Convention; 2] = [Convention::Reach, Convention::Floor];
 on_backends!(suite);
 
 fn suite<B: SvdOps>(_place: Place) {
+    every_matrix_gets_the_rank_of_its_spectrum::<B>();
     decisions_are_those_of_the_spectrum::<B>();
     bounds_hold_on_every_matrix::<B>();
+}
+
+/// Ties, repeated values, zeros and values that f32 can hardly hold: the rule may fall back, and never be wrong.
+fn every_matrix_gets_the_rank_of_its_spectrum<B: SvdOps>() {
+    for case in all() {
+        let (m, n) = case.a.shape();
+        let values = host::singular_values(&single(&case.a), m, n).unwrap();
+        for share in [0.0, 0.3, 0.9] {
+            let decided =
+                spectrum_rank_by(upload::<B>(&case.a), share, Convention::Reach, Rule::Auto).unwrap();
+            let expected = host::rank_of(&values, share, Convention::Reach).unwrap();
+            assert_eq!(decided.rank, expected, "{}, share {share}", case.name);
+        }
+    }
 }
 
 /// Spectra between those of pretrained attention and feed-forward weights.

@@ -13,6 +13,10 @@ use crate::tensors::{matrix, upload, values};
 const VALUES: f64 = 5e-7;
 /// Distance of the factors from orthonormal.
 const ORTHOGONAL: f64 = 1e-5;
+/// What a sweep tells the host: two cosines and a norm.
+const BYTES_A_SWEEP: usize = 12;
+/// What is read beside the sweeps for every 64 columns, among them those of `u` that have to be made up.
+const BYTES_BESIDE: usize = 200;
 /// Error of the product of the factors, in units of rounding times the longer side.
 const RECONSTRUCTION: f64 = 30.0;
 
@@ -59,6 +63,11 @@ fn laws<B: SvdOps>(a: &DMatrix<f64>, place: Place) -> Vec<String> {
     check(report.algorithm == Algorithm::Jacobi, format!("{:?} ran", report.algorithm));
     check(report.place == place, format!("it ran on the {:?}", report.place));
     check(report.precision == Precision::F32, format!("in {:?}", report.precision));
+    let few = BYTES_A_SWEEP * (report.iterations + 2) + BYTES_BESIDE * k.div_ceil(64);
+    let read = report.bytes_read;
+    // Denormal numbers are scaled on the host.
+    let reads_matrix = place == Place::Host || (a.amax() > 0.0 && a.amax() < 1e-36);
+    check(reads_matrix || read <= few, format!("{read} bytes were read, not {few}"));
     check((u.dims(), s.dims(), vt.dims()) == ([m, k], [k], [k, n]), "shapes".into());
 
     let scale = comfortable(a);
