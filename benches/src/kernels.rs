@@ -3,12 +3,16 @@
 use burn::tensor::Tensor;
 use sara_svd::{
     Accuracy, Convention, Error, Method, Rule, SvdOps, nuclear_norm, randomized_svd, singular_values,
-    spectrum_rank_by, svd_by,
+    spectrum_rank_by, svd_batched, svd_by,
 };
 use serde::Serialize;
 
 /// Singular values that a truncated decomposition keeps.
 pub const TOP: usize = 64;
+/// Matrices of a stack.
+pub const STACK: usize = 64;
+/// Longest side of a matrix that is worth stacking.
+const SMALL: usize = 128;
 /// Share of the rank rule.
 pub const SHARE: f64 = 0.1;
 
@@ -20,6 +24,8 @@ pub enum Kernel {
     Svd,
     /// Thin decomposition by Jacobi rotations.
     Jacobi,
+    /// [`STACK`] copies together, of small matrices.
+    Stack,
     /// Singular values alone.
     Values,
     /// The largest [`TOP`], as `torch.svd_lowrank` computes them.
@@ -36,9 +42,10 @@ pub enum Kernel {
 
 impl Kernel {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Svd,
         Self::Jacobi,
+        Self::Stack,
         Self::Values,
         Self::Fast,
         Self::Full,
@@ -52,6 +59,7 @@ impl Kernel {
         match self {
             Self::Svd => "svd",
             Self::Jacobi => "svd, jacobi",
+            Self::Stack => "svd, 64 at once",
             Self::Values => "singular values",
             Self::Fast => "top 64, fast",
             Self::Full => "top 64, full",
@@ -59,6 +67,11 @@ impl Kernel {
             Self::Rank => "rank, share 0.1",
             Self::RankByBounds => "rank by bounds",
         }
+    }
+
+    /// Whether the job makes sense for an `m x n` matrix.
+    pub fn suits(self, m: usize, n: usize) -> bool {
+        self != Self::Stack || m.max(n) <= SMALL
     }
 
     /// Does the job and waits for the device; returns the singular values that came out.
@@ -72,6 +85,10 @@ impl Kernel {
         Ok(match self {
             Self::Svd => values(svd_by(a, Method::Auto)?.s),
             Self::Jacobi => values(svd_by(a, Method::Jacobi)?.s),
+            Self::Stack => {
+                let mut all = svd_batched(a.unsqueeze::<3>().repeat_dim(0, STACK), Method::Auto)?;
+                values(all.swap_remove(0).s)
+            }
             Self::Values => values(singular_values(a)?),
             Self::Fast => values(top(Accuracy::Fast { iterations: 2 })?.s),
             Self::Full => values(top(Accuracy::Full)?.s),

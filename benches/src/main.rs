@@ -128,7 +128,7 @@ fn measure<B: SvdOps>(arguments: &Arguments) -> Result<()> {
     for (m, n) in sizes {
         let planted = Planted::pretrained(m, n, 0);
         rivals.show(&planted)?;
-        for &kernel in &kernels {
+        for &kernel in kernels.iter().filter(|kernel| kernel.suits(m, n)) {
             for row in contest::<B>(&planted, kernel, &mut rivals, arguments.rounds)? {
                 let share =
                     row.rate.map_or(String::new(), |rate| format!("{:.0} %", 100.0 * rate / product_rate));

@@ -45,10 +45,10 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Engine for
 
     fn rotations(
         gram: FloatTensor<Self>,
+        floors: FloatTensor<Self>,
         tolerance: f64,
-        floor: f64,
     ) -> Result<(FloatTensor<Self>, FloatTensor<Self>), Error> {
-        Ok(rotations::rotations(gram, tolerance as f32, floor as f32))
+        Ok(rotations::rotations(gram, floors, tolerance as f32))
     }
 
     fn cholesky_inverse(gram: FloatTensor<Self>) -> Result<FloatTensor<Self>, Error> {

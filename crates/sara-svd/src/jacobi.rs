@@ -37,36 +37,50 @@ pub(crate) struct Factors<E: Engine> {
     pub(crate) error_bound: f64,
 }
 
-/// Decomposes the finite matrix `a [m, n]`, `m >= n > 0`.
-pub(crate) fn decompose<E: Engine>(a: &Tensor<E, 2>) -> Result<Factors<E>, Error> {
-    let [m, n] = a.dims();
-    let not_converged = Error::NotConverged { rows: m, columns: n };
-    let mut sweeper = Sweeper::new(a);
-    let columns = a.clone().transpose();
-    let mut w = sweeper.pad(columns.clone());
-    let mut v = identity(sweeper.padded, a);
-    let mut end = sweeper.run(&mut w, &mut v, SWEEP_LIMIT)?;
-    if end == End::Limit {
-        return Err(not_converged);
-    }
-    if spread(&columns)? < GRADED {
-        v = newton_schulz(newton_schulz(v));
-        w = product(v.clone(), sweeper.pad(columns));
-        end = sweeper.run(&mut w, &mut v, REFINEMENT_SWEEPS)?;
+/// Decomposes finite matrices of one shape `[m, n]`, `m >= n > 0`, together.
+///
+/// A matrix that is done stays as it is while the others go on, so each comes out as it would alone.
+pub(crate) fn decompose<E: Engine>(matrices: &[Tensor<E, 2>]) -> Result<Vec<Factors<E>>, Error> {
+    let Some(first) = matrices.first() else { return Ok(Vec::new()) };
+    let [m, n] = first.dims();
+    let sweeper = Sweeper::new(first, matrices.len());
+    let columns: Vec<Tensor<E, 2>> = matrices.iter().map(|a| a.clone().transpose()).collect();
+    let padded = sweeper.padded;
+    let start = Tensor::cat(columns.iter().map(|columns| sweeper.pad(columns.clone())).collect(), 0);
+    let mut w = start.clone();
+    let mut v = identity(padded, first).repeat_dim(0, matrices.len());
+    let mut states = vec![State::default(); matrices.len()];
+    sweeper.run(&mut w, &mut v, &mut states, SWEEP_LIMIT)?;
+    if states.iter().any(|state| state.end.is_none()) {
+        return Err(Error::NotConverged { rows: m, columns: n });
     }
 
-    let norms = row_norms(&w);
-    let order = sweeper.descending(&norms, &v);
-    let (s, w) = (norms.select(0, order.clone()), w.select(0, order.clone()));
-    let v = v.select(0, order).slice([0..n, 0..n]);
-    // Where every cosine is small, only columns of zeros have no direction; otherwise those at rounding level.
-    let largest = entries(s.clone().narrow(0, 0, 1))?[0];
-    let floor = if end == End::Converged { 0.0 } else { n as f64 * sweeper.epsilon * largest };
-    let zeros = entries(s.clone().lower_equal_elem(floor).float().sum())?[0] as usize;
-    let u = w / s.clone().clamp_min(f64::from(f32::MIN_POSITIVE)).unsqueeze_dim::<2>(1);
-    let u = complete(u, n - zeros)?;
-    let error_bound = error_bound(a, &u, &s, &v)?;
-    Ok(Factors { u, s, v, sweeps: sweeper.sweeps, error_bound })
+    for (state, columns) in states.iter_mut().zip(&columns) {
+        if spread(columns)? < GRADED {
+            *state = State { sweeps: state.sweeps, ..State::default() };
+        }
+    }
+    let stack = |rows: Tensor<E, 2>, width| rows.reshape([matrices.len(), padded, width]);
+    let straight = newton_schulz(newton_schulz(stack(v.clone(), padded)));
+    let again = product(straight.clone(), stack(start, m)).reshape([matrices.len() * padded, m]);
+    w = sweeper.keep(w, again, &states);
+    v = sweeper.keep(v, straight.reshape([matrices.len() * padded, padded]), &states);
+    sweeper.run(&mut w, &mut v, &mut states, REFINEMENT_SWEEPS)?;
+
+    let part = |rows: &Tensor<E, 2>, i: usize| rows.clone().narrow(0, i * padded, padded);
+    let finish = |(i, a)| sweeper.finish(a, part(&w, i), part(&v, i), states[i]);
+    matrices.iter().enumerate().map(finish).collect()
+}
+
+/// How far a matrix is.
+#[derive(Clone, Copy, Default)]
+struct State {
+    /// `None` while there is work to do.
+    end: Option<End>,
+    sweeps: usize,
+    noise_sweeps: usize,
+    /// Squared norm under which a column counts as noise.
+    floor: f64,
 }
 
 /// How the sweeps ended.
@@ -76,44 +90,33 @@ enum End {
     Converged,
     /// Every two columns above rounding level are.
     Noise,
-    /// Neither.
-    Limit,
 }
 
-/// The tournament of the blocks, and what it has seen so far.
+/// The tournament of the blocks of all matrices, whose columns are the rows of one, a matrix after the other.
 struct Sweeper<E: Engine> {
     device: Device<E>,
     padded: usize,
     columns: usize,
     epsilon: f64,
     tolerance: f64,
-    /// Squared norm under which a column counts as noise.
-    floor: f64,
     /// For each round, which block each place takes over from the round before.
     moves: Vec<Tensor<E, 1, Int>>,
-    sweeps: usize,
 }
 
 impl<E: Engine> Sweeper<E> {
-    fn new(a: &Tensor<E, 2>) -> Self {
+    fn new(a: &Tensor<E, 2>, count: usize) -> Self {
         let [m, n] = a.dims();
         let device = a.device();
         let blocks = n.div_ceil(2 * BLOCK) * 2;
         let epsilon = epsilon(a);
-        let moves = moves(blocks)
-            .into_iter()
-            .map(|places| Tensor::from_data(TensorData::new(places, [blocks]), &device))
-            .collect();
-        Self {
-            device,
-            padded: blocks * BLOCK,
-            columns: n,
-            epsilon,
-            tolerance: (m as f64).sqrt() * epsilon,
-            floor: 0.0,
-            moves,
-            sweeps: 0,
-        }
+        let of_all = |places: Vec<i64>| {
+            let of_one = |i: usize| places.iter().map(move |place| place + (i * blocks) as i64);
+            let all: Vec<i64> = (0..count).flat_map(of_one).collect();
+            Tensor::from_data(TensorData::new(all, [count * blocks]), &device)
+        };
+        let moves = moves(blocks).into_iter().map(of_all).collect();
+        let tolerance = (m as f64).sqrt() * epsilon;
+        Self { device, padded: blocks * BLOCK, columns: n, epsilon, tolerance, moves }
     }
 
     /// Adds rows of zeros until the blocks are full: they are orthogonal to everything and stay.
@@ -126,33 +129,71 @@ impl<E: Engine> Sweeper<E> {
         Tensor::cat(vec![rows, zeros], 0)
     }
 
-    /// Rotates the rows of `w [padded, m]` until they are orthogonal, and those of `v [padded, padded]` along.
-    fn run(&mut self, w: &mut Tensor<E, 2>, v: &mut Tensor<E, 2>, limit: usize) -> Result<End, Error> {
-        let mut noise_sweeps = 0;
+    /// Rotates the rows of `w [count * padded, m]` until those of each matrix are orthogonal, and the rows of
+    /// `v [count * padded, padded]` along.
+    fn run(
+        &self,
+        w: &mut Tensor<E, 2>,
+        v: &mut Tensor<E, 2>,
+        states: &mut [State],
+        limit: usize,
+    ) -> Result<(), Error> {
         for _ in 0..limit {
-            let [all, above_noise, largest] = self.sweep(w, v)?;
-            self.sweeps += 1;
-            self.floor = largest * (self.columns as f64 * self.epsilon).powi(2);
-            if all <= self.tolerance {
-                return Ok(End::Converged);
+            if states.iter().all(|state| state.end.is_some()) {
+                return Ok(());
             }
-            if above_noise <= self.tolerance {
-                noise_sweeps += 1;
-                if noise_sweeps == NOISE_SWEEPS {
-                    return Ok(End::Noise);
-                }
+            let before = (w.clone(), v.clone());
+            let found = self.sweep(w, v, states)?;
+            *w = self.keep(before.0, w.clone(), states);
+            *v = self.keep(before.1, v.clone(), states);
+            for (state, found) in states.iter_mut().zip(found.chunks_exact(3)) {
+                self.judge(state, found);
             }
         }
-        Ok(if noise_sweeps > 0 { End::Noise } else { End::Limit })
+        for state in states {
+            state.end = state.end.or((state.noise_sweeps > 0).then_some(End::Noise));
+        }
+        Ok(())
     }
 
-    /// One sweep; returns the largest cosines and squared norm that it met.
-    fn sweep(&self, w: &mut Tensor<E, 2>, v: &mut Tensor<E, 2>) -> Result<[f64; 3], Error> {
+    /// Takes in what a sweep found: the largest cosine, the same above noise, the largest squared norm.
+    fn judge(&self, state: &mut State, found: &[f64]) {
+        if state.end.is_some() {
+            return;
+        }
+        state.sweeps += 1;
+        state.floor = found[2] * (self.columns as f64 * self.epsilon).powi(2);
+        if found[0] <= self.tolerance {
+            state.end = Some(End::Converged);
+        } else if found[1] <= self.tolerance {
+            state.noise_sweeps += 1;
+            state.end = (state.noise_sweeps == NOISE_SWEEPS).then_some(End::Noise);
+        }
+    }
+
+    /// `old` where a matrix is done, `new` where it is not.
+    fn keep(&self, old: Tensor<E, 2>, new: Tensor<E, 2>, states: &[State]) -> Tensor<E, 2> {
+        if states.iter().all(|state| state.end.is_none()) {
+            return new;
+        }
+        let [rows, width] = new.dims();
+        let done: Vec<i64> = states.iter().map(|state| i64::from(state.end.is_some())).collect();
+        let done = Tensor::<E, 2, Int>::from_data(TensorData::new(done, [states.len(), 1]), &self.device);
+        let mask = done.expand([states.len(), self.padded * width]).equal_elem(1).reshape([rows, width]);
+        new.mask_where(mask, old)
+    }
+
+    /// One sweep; returns for each matrix the largest cosines and squared norm that it met.
+    fn sweep(&self, w: &mut Tensor<E, 2>, v: &mut Tensor<E, 2>, states: &[State]) -> Result<Vec<f64>, Error> {
+        let pairs = self.padded / (2 * BLOCK);
+        let floors: Vec<f64> = states.iter().flat_map(|state| vec![state.floor; pairs]).collect();
+        let floors = TensorData::new(floors, [states.len() * pairs]).convert_dtype(w.dtype());
+        let floors = Tensor::<E, 1>::from_data(floors, (&self.device, w.dtype()));
         let mut found: Option<Tensor<E, 2>> = None;
         for places in &self.moves {
             let pairs = Self::pairs(w.clone());
             let gram = product(pairs.clone(), pairs.clone().swap_dims(1, 2));
-            let (rotations, met) = E::rotations(primitive(gram), self.tolerance, self.floor)?;
+            let (rotations, met) = E::rotations(primitive(gram), primitive(floors.clone()), self.tolerance)?;
             let rotations = tensor::<E, 3>(rotations).swap_dims(1, 2);
             *w = Self::apply(rotations.clone(), pairs, places);
             *v = Self::apply(rotations, Self::pairs(v.clone()), places);
@@ -162,8 +203,8 @@ impl<E: Engine> Sweeper<E> {
                 None => met,
             });
         }
-        let found = found.map(|found| entries(found.max_dim(0))).transpose()?.unwrap_or_default();
-        Ok([found[0], found[1], found[2]])
+        let of_each = |found: Tensor<E, 2>| found.reshape([states.len(), pairs, 3]).max_dim(1);
+        found.map_or(Ok(Vec::new()), |found| entries(of_each(found)))
     }
 
     fn pairs(rows: Tensor<E, 2>) -> Tensor<E, 3> {
@@ -175,6 +216,29 @@ impl<E: Engine> Sweeper<E> {
         let [count, rows, m] = pairs.dims();
         let turned = product(rotations, pairs).reshape([2 * count, rows / 2, m]);
         turned.select(0, places.clone()).reshape([count * rows, m])
+    }
+
+    /// The factors of `a`, from the columns as they are now and the rotations that brought them there.
+    fn finish(
+        &self,
+        a: &Tensor<E, 2>,
+        w: Tensor<E, 2>,
+        v: Tensor<E, 2>,
+        state: State,
+    ) -> Result<Factors<E>, Error> {
+        let n = self.columns;
+        let norms = row_norms(&w);
+        let order = self.descending(&norms, &v);
+        let (s, w) = (norms.select(0, order.clone()), w.select(0, order.clone()));
+        let v = v.select(0, order).slice([0..n, 0..n]);
+        // Where every cosine is small, only columns of zeros have no direction; otherwise those at rounding level.
+        let largest = entries(s.clone().narrow(0, 0, 1))?[0];
+        let floor = if state.end == Some(End::Converged) { 0.0 } else { n as f64 * self.epsilon * largest };
+        let zeros = entries(s.clone().lower_equal_elem(floor).float().sum())?[0] as usize;
+        let u = w / s.clone().clamp_min(f64::from(f32::MIN_POSITIVE)).unsqueeze_dim::<2>(1);
+        let u = complete(u, n - zeros)?;
+        let error_bound = error_bound(a, &u, &s, &v)?;
+        Ok(Factors { u, s, v, sweeps: state.sweeps, error_bound })
     }
 
     /// The order that sorts the rows by descending norm, those of the padding last and left out.
@@ -255,8 +319,8 @@ fn row_norms<E: Engine>(rows: &Tensor<E, 2>) -> Tensor<E, 1> {
 }
 
 /// One Newton-Schulz step `(3 - v v^T) v / 2`, which squares the distance of `v` from orthonormal rows.
-pub(crate) fn newton_schulz<E: Engine>(v: Tensor<E, 2>) -> Tensor<E, 2> {
-    let gram = product(v.clone(), v.clone().transpose());
+fn newton_schulz<E: Engine>(v: Tensor<E, 3>) -> Tensor<E, 3> {
+    let gram = product(v.clone(), v.clone().swap_dims(1, 2));
     v.clone() * 1.5 - product(gram, v) * 0.5
 }
 

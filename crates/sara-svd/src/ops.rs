@@ -72,8 +72,8 @@ pub trait Engine: Backend {
 
     /// Rotations that make Gram matrices `[p, d, d]` more diagonal, `d` even: `j [p, d, d]` orthogonal, so that
     /// `j^T g j` is nearly diagonal and descending, and `[p, 3]` of what was found before: the largest cosine
-    /// between two columns, the same between columns with squared norms above `floor`, the largest squared
-    /// norm.
+    /// between two columns, the same between columns with squared norms above the matrix's own of `floors [p]`,
+    /// the largest squared norm.
     ///
     /// Cosines up to `tolerance` are left alone.
     ///
@@ -81,13 +81,13 @@ pub trait Engine: Backend {
     /// [`Error::Read`].
     fn rotations(
         gram: FloatTensor<Self>,
+        floors: FloatTensor<Self>,
         tolerance: f64,
-        floor: f64,
     ) -> Result<(FloatTensor<Self>, FloatTensor<Self>), Error> {
         let (device, dtype, shape) = (Self::float_device(&gram), gram.dtype(), gram.shape());
         let (p, d) = (shape[0], shape[2]);
-        let mut gram = read::<Self>(gram)?;
-        let (j, found) = blocks::rotations(&mut gram, d, tolerance, floor);
+        let (mut gram, floors) = (read::<Self>(gram)?, read::<Self>(floors)?);
+        let (j, found) = blocks::rotations(&mut gram, d, &floors, tolerance);
         Ok((push::<Self>(j, [p, d, d], dtype, &device), push::<Self>(found, [p, 3], dtype, &device)))
     }
 

@@ -62,17 +62,32 @@ pub fn svd_by<B: SvdOps>(a: Tensor<B, 2>, method: Method) -> Result<Svd<B>, Erro
     B::Engine::run(|| counted(|| full(a, method))).map(outside)
 }
 
-/// Decomposes every matrix of a stack; the results are those of [`svd_by`] on each, bit for bit.
+/// Decomposes every matrix of a stack together; the results are those of [`svd_by`] on each, bit for bit.
 ///
 /// # Shapes
 /// - `a`: `[batch, m, n]`
 ///
 /// # Errors
 /// As [`svd`], for the first matrix that has one.
-#[expect(clippy::needless_pass_by_value, reason = "as every function on tensors")]
 pub fn svd_batched<B: SvdOps>(a: Tensor<B, 3>, method: Method) -> Result<Vec<Svd<B>>, Error> {
     let [batch, m, n] = a.dims();
-    (0..batch).map(|i| svd_by(a.clone().slice([i..i + 1, 0..m, 0..n]).reshape([m, n]), method)).collect()
+    let a = enter::<B, 3>(a);
+    let all = B::Engine::run(|| {
+        let matrices: Vec<Tensor<B::Engine, 2>> =
+            (0..batch).map(|i| a.clone().narrow(0, i, 1).reshape([m, n])).collect();
+        if on_host(&a, method) || m.min(n) == 0 {
+            return matrices.into_iter().map(|a| counted(|| full(a, method))).collect();
+        }
+        take_bytes_read();
+        let mut all = by_jacobi(matrices)?;
+        // What was read is read for all of them.
+        let bytes_read = take_bytes_read();
+        for svd in &mut all {
+            svd.report.bytes_read = bytes_read;
+        }
+        Ok(all)
+    });
+    Ok(all?.into_iter().map(outside).collect())
 }
 
 /// Singular values of `a`, without the vectors.
@@ -125,11 +140,38 @@ pub(crate) fn full<E: Engine>(a: Tensor<E, 2>, method: Method) -> Result<Svd<E>,
     if on_host(&a, method) || m.min(n) == 0 {
         return host_svd(a);
     }
-    let a = Prepared::new(a)?;
-    // The columns are what is rotated: the shorter side, and of a square matrix the more uneven one.
-    let transposed = m < n || m == n && jacobi::rows_are_more_graded(&a.a)?;
-    let tall = if transposed { a.a.clone().transpose() } else { a.a.clone() };
-    let jacobi::Factors { u, s, v, sweeps, error_bound } = jacobi::decompose(&tall)?;
+    let mut all = by_jacobi(vec![a])?;
+    Ok(all.swap_remove(0))
+}
+
+/// Matrices of one shape, decomposed together.
+fn by_jacobi<E: Engine>(matrices: Vec<Tensor<E, 2>>) -> Result<Vec<Svd<E>>, Error> {
+    let prepared = matrices.into_iter().map(Prepared::new).collect::<Result<Vec<_>, _>>()?;
+    let is_transposed = |a: &Prepared<E>| {
+        let [m, n] = a.a.dims();
+        // The columns are what is rotated: the shorter side, and of a square matrix the more uneven one.
+        Ok(m < n || m == n && jacobi::rows_are_more_graded(&a.a)?)
+    };
+    let transposed = prepared.iter().map(is_transposed).collect::<Result<Vec<bool>, Error>>()?;
+    let tall = |(a, &transposed): (&Prepared<E>, &bool)| {
+        if transposed { a.a.clone().transpose() } else { a.a.clone() }
+    };
+    let tall: Vec<Tensor<E, 2>> = prepared.iter().zip(&transposed).map(tall).collect();
+    let factors = jacobi::decompose(&tall)?.into_iter();
+    factors
+        .zip(prepared)
+        .zip(transposed)
+        .map(|((factors, a), transposed)| restored(factors, &a, transposed))
+        .collect()
+}
+
+/// The factors of the matrix as it was given.
+fn restored<E: Engine>(
+    factors: jacobi::Factors<E>,
+    a: &Prepared<E>,
+    transposed: bool,
+) -> Result<Svd<E>, Error> {
+    let jacobi::Factors { u, s, v, sweeps, error_bound } = factors;
     let (u, v) = if transposed { jacobi::fix_signs(v, u) } else { jacobi::fix_signs(u, v) };
     let report = Report {
         algorithm: Algorithm::Jacobi,

@@ -16,10 +16,10 @@ const INNER_SWEEPS: usize = 2;
 #[cube(launch)]
 fn rotations_kernel(
     gram: &Array<f32>,
+    floors: &Array<f32>,
     rotations: &mut Array<f32>,
     found: &mut Array<f32>,
     tolerance: f32,
-    floor: f32,
     #[comptime] d: usize,
     #[comptime] sweeps: usize,
 ) {
@@ -37,7 +37,7 @@ fn rotations_kernel(
         i += CUBE_DIM as usize;
     }
     sync_cube();
-    look(&g, found, floor, d);
+    look(&g, found, floors[CUBE_POS], d);
     for _ in 0..sweeps {
         for step in 0..d - 1 {
             choose(&g, &mut turn, step, tolerance, d);
@@ -207,8 +207,8 @@ fn opponents(pair: usize, step: usize, #[comptime] d: usize) -> (usize, usize) {
 
 pub(super) fn rotations<R: CubeRuntime>(
     gram: CubeTensor<R>,
+    floors: CubeTensor<R>,
     tolerance: f32,
-    floor: f32,
 ) -> (CubeTensor<R>, CubeTensor<R>) {
     let shape = gram.shape();
     let (count, d) = (shape[0], shape[2]);
@@ -219,10 +219,10 @@ pub(super) fn rotations<R: CubeRuntime>(
         CubeCount::new_1d(count as u32),
         CubeDim::new_1d(UNITS),
         gram.into_array_arg(),
+        input(floors).into_array_arg(),
         rotations.clone().into_array_arg(),
         found.clone().into_array_arg(),
         tolerance,
-        floor,
         d,
         INNER_SWEEPS,
     );

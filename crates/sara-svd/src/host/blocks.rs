@@ -34,12 +34,13 @@ pub(crate) fn squared_norm<T: Copy + Sync + Into<f64>>(values: &[T]) -> f64 {
 const LANES: usize = 16;
 
 /// See [`crate::Engine::rotations`]: `gram` holds `d x d` matrices one after the other and is used up.
-pub(crate) fn rotations(gram: &mut [f64], d: usize, tolerance: f64, floor: f64) -> (Vec<f64>, Vec<f64>) {
+pub(crate) fn rotations(gram: &mut [f64], d: usize, floors: &[f64], tolerance: f64) -> (Vec<f64>, Vec<f64>) {
     let mut j = vec![0.0; gram.len()];
     let found: Vec<[f64; 3]> = gram
         .par_chunks_exact_mut(d * d)
         .zip(j.par_chunks_exact_mut(d * d))
-        .map(|(g, j)| rotate(g, j, d, tolerance, floor))
+        .zip(floors)
+        .map(|((g, j), &floor)| rotate(g, j, d, tolerance, floor))
         .collect();
     (j, found.concat())
 }
