@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p sara-svd --example decompose -- IN.safetensors OUT.safetensors [options]`
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its terminal")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its terminal")]
 
 use std::collections::BTreeMap;
 use std::fs;

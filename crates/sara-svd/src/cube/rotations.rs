@@ -42,10 +42,10 @@ fn rotations_kernel(
         for step in 0..d - 1 {
             choose(&g, &mut turn, step, tolerance, d);
             sync_cube();
-            turn_columns(&mut g, &turn, step, d);
-            turn_columns(&mut r, &turn, step, d);
+            turn_lines(&mut g, &turn, step, 1, stride, d);
+            turn_lines(&mut r, &turn, step, 1, stride, d);
             sync_cube();
-            turn_rows(&mut g, &turn, step, d);
+            turn_lines(&mut g, &turn, step, stride, 1, d);
             sync_cube();
         }
     }
@@ -122,44 +122,28 @@ fn choose(
     }
 }
 
-/// Turns the two columns of each pair.
+/// Turns the two lines of each pair: columns, or rows, by how far apart lines and their entries are.
 #[cube]
-fn turn_columns(x: &mut SharedMemory<f32>, turn: &SharedMemory<f32>, step: usize, #[comptime] d: usize) {
-    let stride = comptime!(d + 1);
-    let mut i = UNIT_POS as usize;
-    while i < (d / 2) * d {
-        let pair = i / d;
-        let (p, q) = opponents(pair, step, d);
-        turn_entries(x, turn, pair, (i % d) * stride + p, (i % d) * stride + q);
-        i += CUBE_DIM as usize;
-    }
-}
-
-/// Turns the two rows of each pair.
-#[cube]
-fn turn_rows(x: &mut SharedMemory<f32>, turn: &SharedMemory<f32>, step: usize, #[comptime] d: usize) {
-    let stride = comptime!(d + 1);
-    let mut i = UNIT_POS as usize;
-    while i < (d / 2) * d {
-        let pair = i / d;
-        let (p, q) = opponents(pair, step, d);
-        turn_entries(x, turn, pair, p * stride + i % d, q * stride + i % d);
-        i += CUBE_DIM as usize;
-    }
-}
-
-#[cube]
-fn turn_entries(
+fn turn_lines(
     x: &mut SharedMemory<f32>,
     turn: &SharedMemory<f32>,
-    pair: usize,
-    first: usize,
-    second: usize,
+    step: usize,
+    #[comptime] between_lines: usize,
+    #[comptime] between_entries: usize,
+    #[comptime] d: usize,
 ) {
-    let a = x[first];
-    let b = x[second];
-    x[first] = turn[4 * pair] * a + turn[4 * pair + 1] * b;
-    x[second] = turn[4 * pair + 2] * a + turn[4 * pair + 3] * b;
+    let mut i = UNIT_POS as usize;
+    while i < (d / 2) * d {
+        let pair = i / d;
+        let (p, q) = opponents(pair, step, d);
+        let first = p * between_lines + (i % d) * between_entries;
+        let second = q * between_lines + (i % d) * between_entries;
+        let a = x[first];
+        let b = x[second];
+        x[first] = turn[4 * pair] * a + turn[4 * pair + 1] * b;
+        x[second] = turn[4 * pair + 2] * a + turn[4 * pair + 3] * b;
+        i += CUBE_DIM as usize;
+    }
 }
 
 /// Writes `r (3 - r^T r) / 2`; `inner` is used up.
