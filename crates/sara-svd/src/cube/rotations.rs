@@ -42,10 +42,10 @@ fn rotations_kernel(
         for step in 0..d - 1 {
             choose(&g, &mut turn, step, tolerance, d);
             sync_cube();
-            turn_lines(&mut g, &turn, step, 1, stride, d);
-            turn_lines(&mut r, &turn, step, 1, stride, d);
+            turn_lines(&mut g, &turn, step, 1usize, stride, d);
+            turn_lines(&mut r, &turn, step, 1usize, stride, d);
             sync_cube();
-            turn_lines(&mut g, &turn, step, stride, 1, d);
+            turn_lines(&mut g, &turn, step, stride, 1usize, d);
             sync_cube();
         }
     }
