@@ -1,5 +1,6 @@
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
+use rayon::prelude::*;
 
 use super::{Factors, Scaled};
 use crate::{Algorithm, Error};
@@ -11,9 +12,10 @@ use crate::{Algorithm, Error};
 /// the raw columns of `u` are orthogonal to 1e-5, of which one Newton-Schulz step leaves 1e-10.
 const GRAM_FLOOR: f64 = 1e-10;
 
-/// Ratio of the Gram matrix's extreme eigenvalues from which the columns of `u` are orthogonal to 1e-9 as they
-/// come, and the step that would make them more so, a quarter of the whole time, is left out.
-const ORTHONORMAL_FROM: f64 = 1e-6;
+/// Ratio of the Gram matrix's extreme eigenvalues (a condition number of 4,500) from which the columns of `u` are
+/// orthogonal to 1e-8 as they come, a sixth of what rounding to f32 does; the step that would make them more so,
+/// a sixth of the whole time, is left out.
+const ORTHONORMAL_FROM: f64 = 5e-8;
 
 /// Largest relative difference between the sum of squares of the entries and of the singular values.
 ///
@@ -169,6 +171,17 @@ fn fix_signs(u: &mut Mat<f64>, v: &mut Mat<f64>) {
     }
 }
 
+/// The entries row by row, a band of rows on each thread: faer holds them column by column.
 fn row_major(a: MatRef<'_, f64>) -> Vec<f64> {
-    a.row_iter().flat_map(|row| row.iter().copied()).collect()
+    const BAND: usize = 16;
+    let columns = a.ncols();
+    let mut all = vec![0.0; a.nrows() * columns];
+    all.par_chunks_mut(BAND * columns).enumerate().for_each(|(band, rows)| {
+        for j in 0..columns {
+            for (i, row) in rows.chunks_exact_mut(columns).enumerate() {
+                row[j] = a[(band * BAND + i, j)];
+            }
+        }
+    });
+    all
 }
