@@ -72,10 +72,31 @@ impl<E: Engine> Prepared<E> {
         Ok(s)
     }
 
+    /// Bound of the errors of the values that [`Self::unscale_values`] gave, from that of the values before.
+    pub(crate) fn unscale_bound(&self, bound: f64, s: &Tensor<E, 1>) -> Result<f64, Error> {
+        let bound = self.unscale(bound);
+        if self.dtype == self.a.dtype() || s.dims()[0] == 0 {
+            return Ok(bound);
+        }
+        let largest = entries(s.clone().narrow(0, 0, 1))?[0];
+        Ok(bound + rounding(largest, self.dtype))
+    }
+
     /// Vectors in the element type of the matrix.
     pub(crate) fn restore(&self, vectors: Tensor<E, 2>) -> Tensor<E, 2> {
         vectors.cast(self.dtype)
     }
+}
+
+/// What rounding to an element type does to a value of this size.
+pub(crate) fn rounding(value: f64, dtype: DType) -> f64 {
+    let unit = match dtype {
+        DType::F64 => f64::EPSILON,
+        DType::F16 => 2_f64.powi(-10),
+        DType::BF16 => 2_f64.powi(-7),
+        _ => f64::from(f32::EPSILON),
+    };
+    (value * unit).max(f64::from(f32::from_bits(1)))
 }
 
 pub(crate) fn epsilon<E: Engine, const D: usize>(a: &Tensor<E, D>) -> f64 {

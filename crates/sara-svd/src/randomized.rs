@@ -6,7 +6,7 @@ use crate::jacobi::fix_signs;
 use crate::ops::{Engine, enter, entries, primitive, product, tensor};
 use crate::orthonormalize::orthonormalize;
 use crate::prepare::{Prepared, epsilon};
-use crate::svd::{counted, full, outside};
+use crate::svd::{counted, full, on_host, outside};
 use crate::{Algorithm, Error, Method, Report, Svd, SvdOps};
 
 /// How far [`randomized_svd`] goes.
@@ -66,6 +66,10 @@ pub fn randomized_svd<B: SvdOps>(
 /// The `k` largest, on the engine.
 fn leading<E: Engine>(a: Tensor<E, 2>, k: usize, accuracy: Accuracy, seed: u32) -> Result<Svd<E>, Error> {
     let [m, n] = a.dims();
+    if on_host(&a, Method::Jacobi) {
+        // The device has no such numbers.
+        return Ok(full(a, Method::Auto)?.truncate(k));
+    }
     let prepared = Prepared::new(a.clone())?;
     let wide = m < n;
     let tall = if wide { prepared.a.clone().transpose() } else { prepared.a.clone() };
@@ -77,20 +81,16 @@ fn leading<E: Engine>(a: Tensor<E, 2>, k: usize, accuracy: Accuracy, seed: u32) 
         return Ok(full(a, Method::Auto)?.truncate(k));
     };
     let (u, v) = if wide { fix_signs(v, u) } else { fix_signs(u, v) };
+    let s = prepared.unscale_values(s)?;
     let report = Report {
         algorithm: Algorithm::Randomized,
         place: E::place(),
         precision: prepared.precision(),
         iterations: passes,
         bytes_read: 0,
-        error_bound: prepared.unscale(error_bound),
+        error_bound: prepared.unscale_bound(error_bound, &s)?,
     };
-    Ok(Svd {
-        u: prepared.restore(u).transpose(),
-        s: prepared.unscale_values(s)?,
-        vt: prepared.restore(v),
-        report,
-    })
+    Ok(Svd { u: prepared.restore(u).transpose(), s, vt: prepared.restore(v), report })
 }
 
 /// The leading triplets of a tall matrix, scaled as it is; vectors are rows.

@@ -110,7 +110,8 @@ fn decide<E: Engine>(
     let by_values = match rule {
         Rule::Auto => on_host(&a, Method::Auto),
         Rule::Spectrum => true,
-        Rule::Interval => false,
+        // Not on a device that has no such numbers.
+        Rule::Interval => on_host(&a, Method::Jacobi),
     };
     if !by_values && m.min(n) > 0 {
         let prepared = Prepared::new(a.clone())?;

@@ -3,7 +3,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::host::{Factors, Solver};
 use crate::ops::{Engine, enter, leave, scaled, take_bytes_read};
-use crate::prepare::Prepared;
+use crate::prepare::{Prepared, rounding};
 use crate::{Algorithm, Error, Method, Place, Precision, Report, SvdOps, jacobi};
 
 /// A thin singular value decomposition `a = u diag(s) vt`, with `k = min(m, n)` or as many as were asked for.
@@ -173,15 +173,16 @@ fn restored<E: Engine>(
 ) -> Result<Svd<E>, Error> {
     let jacobi::Factors { u, s, v, sweeps, error_bound } = factors;
     let (u, v) = if transposed { jacobi::fix_signs(v, u) } else { jacobi::fix_signs(u, v) };
+    let s = a.unscale_values(s)?;
     let report = Report {
         algorithm: Algorithm::Jacobi,
         place: E::place(),
         precision: a.precision(),
         iterations: sweeps,
         bytes_read: 0,
-        error_bound: a.unscale(error_bound),
+        error_bound: a.unscale_bound(error_bound, &s)?,
     };
-    Ok(Svd { u: a.restore(u).transpose(), s: a.unscale_values(s)?, vt: a.restore(v), report })
+    Ok(Svd { u: a.restore(u).transpose(), s, vt: a.restore(v), report })
 }
 
 fn host_svd<E: Engine>(a: Tensor<E, 2>) -> Result<Svd<E>, Error> {
@@ -194,7 +195,7 @@ fn host_svd<E: Engine>(a: Tensor<E, 2>) -> Result<Svd<E>, Error> {
         precision: Precision::F64,
         iterations: 0,
         bytes_read: 0,
-        error_bound: solver.error_bound(&s, m.max(n)) + rounding(&s, dtype),
+        error_bound: solver.error_bound(&s, m.max(n)) + rounding(s.first().copied().unwrap_or(0.0), dtype),
     };
     let push = |data: TensorData| Tensor::from_data(data.convert_dtype(dtype), (&device, dtype));
     let s = checked(s, dtype)?;
@@ -217,15 +218,4 @@ fn checked(s: Vec<f64>, dtype: DType) -> Result<TensorData, Error> {
     let data = TensorData::new(s, [k]).convert_dtype(dtype);
     let fits = data.iter::<f64>().all(f64::is_finite);
     if fits { Ok(data) } else { Err(Error::Overflow { dtype: dtype.name() }) }
-}
-
-/// What rounding to the element type does to the largest value.
-fn rounding(s: &[f64], dtype: DType) -> f64 {
-    let unit = match dtype {
-        DType::F64 => f64::EPSILON,
-        DType::F16 => 2_f64.powi(-10),
-        DType::BF16 => 2_f64.powi(-7),
-        _ => f64::from(f32::EPSILON),
-    };
-    s.first().map_or(0.0, |largest| (largest * unit).max(f64::from(f32::from_bits(1))))
 }

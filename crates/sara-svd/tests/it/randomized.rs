@@ -1,10 +1,13 @@
 //! Randomized SVD, the same suite on every backend that computes.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor, TensorData};
 use nalgebra::DMatrix;
-use sara_svd::{Accuracy, Algorithm, Engine, Error, Place, Svd, SvdOps, randomized_svd};
+use sara_svd::{
+    Accuracy, Algorithm, Convention, Engine, Error, Method, Place, Precision, Rule, Svd, SvdOps, host,
+    randomized_svd, spectrum_rank_by, svd_by,
+};
 
-use crate::matrices::{gaussian, oracle, planted, spectrum};
+use crate::matrices::{double, gaussian, oracle, planted, spectrum};
 use crate::on_backends;
 use crate::tensors::{matrix, upload, values};
 
@@ -21,6 +24,7 @@ fn suite<B: SvdOps>(place: Place) {
     where_a_subspace_is_no_cheaper_everything_is_decomposed::<B>();
     numbers_out_of_range_are_refused::<B>();
     the_same_seed_gives_the_same_bits::<B>();
+    doubles_keep_their_digits::<B>();
 }
 
 /// Spectra as pretrained weights have them, and worse.
@@ -91,7 +95,7 @@ fn fast_is_the_power_iteration_of_the_textbook<B: SvdOps>() {
     const K: usize = 16;
     let a = planted(150, 110, &spectrum(110, |x| 1.0 - 0.999 * x.sqrt()), 61).map(|x| f64::from(x as f32));
     let device = B::Device::default();
-    let sketch = B::Engine::sketch([K, 110], 3, burn::tensor::DType::F32, &device);
+    let sketch = B::Engine::sketch([K, 110], 3, DType::F32, &device);
     let sketch = matrix(Tensor::<B::Engine, 2>::from_primitive(burn::tensor::TensorPrimitive::Float(sketch)));
     let mut q = (&a * sketch.transpose()).qr().q();
     for _ in 0..2 {
@@ -133,4 +137,33 @@ fn the_same_seed_gives_the_same_bits<B: SvdOps>() {
     assert_eq!(values(one.u), values(two.u));
     assert_eq!(values(one.vt), values(two.vt));
     assert_ne!(values(one.s), values(other.s));
+}
+
+/// Also where the device has none, and the host does the work.
+fn doubles_keep_their_digits<B: SvdOps>() {
+    let a = planted(60, 50, &spectrum(50, |x| 1e-3_f64.powf(x)), 65);
+    let data = TensorData::new(double(&a), [60, 50]);
+    let a64 = || Tensor::<B, 2>::from_data(data.clone(), (&B::Device::default(), DType::F64));
+    let svd = randomized_svd(a64(), 4, Accuracy::Full, 0).unwrap();
+    assert_eq!(svd.report.precision, Precision::F64);
+    check("doubles", &a, svd, 4, RELATIVE);
+    let decided = spectrum_rank_by(a64(), 0.5, Convention::Reach, Rule::Interval).unwrap();
+    assert_eq!(decided.rank, host::spectrum_rank(&double(&a), 60, 50, 0.5, Convention::Reach).unwrap().rank);
+}
+
+/// ndarray has no such type.
+#[test]
+fn the_bound_of_half_precision_covers_its_rounding() {
+    let a = planted(80, 70, &spectrum(70, |x| 1.0 - 0.9 * x), 66);
+    let tensor = upload::<burn_flex::Flex>(&a).cast(DType::BF16);
+    let expected = oracle(&matrix(tensor.clone()));
+    for svd in [
+        randomized_svd(tensor.clone(), 5, Accuracy::Full, 0).unwrap(),
+        svd_by(tensor, Method::Jacobi).unwrap(),
+    ] {
+        assert_eq!(svd.s.dtype(), DType::BF16);
+        for (found, expected) in values(svd.s).iter().zip(&expected) {
+            assert!((found - expected).abs() <= svd.report.error_bound, "{found}, not {expected}");
+        }
+    }
 }
