@@ -314,7 +314,8 @@ fn spread<E: Engine>(rows: &Tensor<E, 2>) -> Result<f64, Error> {
     Ok(ends[0] / ends[1])
 }
 
-fn row_norms<E: Engine>(rows: &Tensor<E, 2>) -> Tensor<E, 1> {
+/// `[n]`, from `[n, m]`.
+pub(crate) fn row_norms<E: Engine>(rows: &Tensor<E, 2>) -> Tensor<E, 1> {
     (rows.clone() * rows.clone()).sum_dim(1).sqrt().squeeze_dim::<1>(1)
 }
 

@@ -2,6 +2,7 @@
 
 use burn::tensor::{DType, Tensor, TensorData};
 
+use crate::host::{exponent, times_power_of_two};
 use crate::ops::{Engine, entries, primitive};
 use crate::{Error, Precision};
 
@@ -32,18 +33,19 @@ impl<E: Engine> Prepared<E> {
         if !largest.is_finite() {
             return Err(non_finite(a));
         }
-        let exponent = if largest == 0.0 { 0 } else { largest.log2().floor() as i32 };
+        let exponent = exponent(largest);
         if exponent.abs() <= COMFORTABLE {
             return Ok(Self { a, exponent: 0, dtype });
         }
         let a = if largest < NORMAL {
             // Exact on the host, whatever the device does to denormal numbers.
             let (device, wide, shape) = (a.device(), a.dtype(), a.dims());
-            let values: Vec<f64> = entries(a)?.into_iter().map(|x| power_of_two(x, -exponent)).collect();
+            let values: Vec<f64> =
+                entries(a)?.into_iter().map(|x| times_power_of_two(x, -exponent)).collect();
             Tensor::from_data(TensorData::new(values, shape), (&device, wide))
         } else {
-            a.mul_scalar(power_of_two(1.0, -exponent / 2))
-                .mul_scalar(power_of_two(1.0, -exponent + exponent / 2))
+            a.mul_scalar(times_power_of_two(1.0, -exponent / 2))
+                .mul_scalar(times_power_of_two(1.0, -exponent + exponent / 2))
         };
         Ok(Self { a, exponent, dtype })
     }
@@ -54,7 +56,7 @@ impl<E: Engine> Prepared<E> {
 
     /// `x` as if the matrix had not been scaled.
     pub(crate) fn unscale(&self, x: f64) -> f64 {
-        power_of_two(x, self.exponent)
+        times_power_of_two(x, self.exponent)
     }
 
     /// Singular values as if the matrix had not been scaled, in its element type.
@@ -63,7 +65,8 @@ impl<E: Engine> Prepared<E> {
         let s = if self.exponent == 0 {
             s
         } else {
-            s.mul_scalar(power_of_two(1.0, half)).mul_scalar(power_of_two(1.0, self.exponent - half))
+            s.mul_scalar(times_power_of_two(1.0, half))
+                .mul_scalar(times_power_of_two(1.0, self.exponent - half))
         };
         let s = s.cast(self.dtype);
         if s.dims()[0] > 0 && !E::largest(primitive(s.clone().cast(self.a.dtype())))?.is_finite() {
@@ -113,9 +116,4 @@ fn non_finite<E: Engine>(a: Tensor<E, 2>) -> Error {
         },
         Err(error) => error,
     }
-}
-
-/// `x * 2^e`, in two steps since `2^e` itself may be out of range.
-fn power_of_two(x: f64, e: i32) -> f64 {
-    x * 2_f64.powi(e / 2) * 2_f64.powi(e - e / 2)
 }

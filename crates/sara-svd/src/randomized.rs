@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::jacobi::fix_signs;
+use crate::jacobi::{fix_signs, row_norms};
 use crate::ops::{Engine, enter, entries, primitive, product, tensor};
 use crate::orthonormalize::orthonormalize;
 use crate::prepare::{Prepared, epsilon};
@@ -148,8 +148,7 @@ pub(crate) fn subspace<E: Engine>(a: &Tensor<E, 2>, k: usize, seed: u32) -> Resu
         let back = product(u.clone(), a.clone()); // a^T u, [l, n]
         let column = s.clone().unsqueeze_dim::<2>(1);
         let residual = back.clone() - v.clone() * column.clone();
-        let norms = (residual.clone() * residual.clone()).sum_dim(1).sqrt().squeeze_dim::<1>(1);
-        let known = entries(Tensor::cat(vec![s.clone(), norms], 0))?;
+        let known = entries(Tensor::cat(vec![s.clone(), row_norms(&residual)], 0))?;
         let (values, residuals) = known.split_at(l);
         let noise = (m as f64).sqrt() * 4.0 * epsilon(a) * values[0];
         let errors = ritz_errors(&values[..k], &residuals[..k], values[l - 1], noise);

@@ -20,6 +20,17 @@ pub enum Convention {
     Floor,
 }
 
+impl Convention {
+    /// The rank, given how many partial sums are below the share, and the largest rank there is.
+    fn rank(self, below: usize, limit: usize) -> usize {
+        let rank = match self {
+            Self::Reach => below + 1,
+            Self::Floor => below.max(1),
+        };
+        rank.min(limit)
+    }
+}
+
 /// How the rank rule gets at the sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Rule {
@@ -160,13 +171,9 @@ fn by_interval<E: Engine>(
     while let Some(top) = subspace(&tall, k, SEED)? {
         let decided = count_below(&top.values, &top.errors, low, high);
         if let Some(below) = decided {
-            let rank = match convention {
-                Convention::Reach => below + 1,
-                Convention::Floor => below.max(1),
-            };
             let values: Vec<f64> = top.values.iter().map(|&x| a.unscale(x)).collect();
             return Ok(Some(SpectrumRank {
-                rank: rank.min(limit),
+                rank: convention.rank(below, limit),
                 nuclear_norm: a.unscale(f64::midpoint(lower, upper)),
                 spectral_norm: values[0],
                 values,
@@ -228,11 +235,7 @@ pub fn rank_of(values: &[f64], share: f64, convention: Convention) -> Result<usi
         Some(*sum)
     });
     let below = partial_sums.take_while(|&sum| sum < share * total).count();
-    let rank = match convention {
-        Convention::Reach => below + 1,
-        Convention::Floor => below.max(1),
-    };
-    Ok(rank.min(values.len()))
+    Ok(convention.rank(below, values.len()))
 }
 
 /// Whether it is a fraction.

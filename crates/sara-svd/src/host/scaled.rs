@@ -78,7 +78,7 @@ const MANTISSA_BITS: u32 = f64::MANTISSA_DIGITS - 1;
 const EXPONENT_BIAS: i32 = f64::MAX_EXP - 1;
 
 /// `e` with `2^e <= x < 2^(e + 1)`, read from the bits, since a logarithm may round across the boundary.
-fn exponent(x: f64) -> i32 {
+pub(crate) fn exponent(x: f64) -> i32 {
     if x == 0.0 {
         0
     } else if x < f64::MIN_POSITIVE {
@@ -90,7 +90,7 @@ fn exponent(x: f64) -> i32 {
 }
 
 /// `x * 2^e` in two steps, since `2^e` itself may be out of range.
-fn times_power_of_two(x: f64, e: i32) -> f64 {
+pub(crate) fn times_power_of_two(x: f64, e: i32) -> f64 {
     x * power_of_two(e / 2) * power_of_two(e - e / 2)
 }
 

@@ -75,8 +75,9 @@ fn values(a: &FlexTensor) -> Option<&[f32]> {
 /// `a b` in pieces of columns, each on one thread; two dimensions of f32.
 #[expect(unsafe_code, reason = "gemm takes pointers")]
 fn by_columns(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
-    let ([rows, inner], [_, columns]): ([usize; 2], [usize; 2]) =
+    let ([rows, inner], [b_rows, columns]): ([usize; 2], [usize; 2]) =
         (a.layout().shape().dims(), b.layout().shape().dims());
+    assert_eq!(inner, b_rows, "the right matrix has a row for each column of the left one");
     let (a_values, b_values) = (a.storage::<f32>(), b.storage::<f32>());
     let (a, b) = (a.layout(), b.layout());
     let width = columns.div_ceil(PIECES * rayon::current_num_threads());
