@@ -69,6 +69,12 @@ impl Kernel {
         }
     }
 
+    /// Whether `part` is its name, or a part of it and the whole name of none.
+    pub fn is_called(self, part: &str) -> bool {
+        let whole = Self::ALL.iter().any(|kernel| kernel.name() == part);
+        if whole { self.name() == part } else { self.name().contains(part) }
+    }
+
     /// Whether the job makes sense for an `m x n` matrix.
     pub fn suits(self, m: usize, n: usize) -> bool {
         self != Self::Stack || m.max(n) <= SMALL

@@ -30,7 +30,7 @@ struct Arguments {
     /// Rows and columns of the matrices.
     #[arg(long, value_delimiter = ',', default_value = "64x64,768x768,3072x768,1024x1024,2048x2048")]
     sizes: Vec<String>,
-    /// Kernels to run, by a part of their names; all by default.
+    /// Kernels to run, by their names or a part of them; all by default.
     #[arg(long, value_delimiter = ',')]
     kernels: Vec<String>,
     /// Rounds; each runs every contender once.
@@ -111,7 +111,7 @@ fn measure<B: SvdOps>(arguments: &Arguments) -> Result<()> {
     let kernels: Vec<Kernel> = Kernel::ALL
         .into_iter()
         .filter(|kernel| {
-            arguments.kernels.is_empty() || arguments.kernels.iter().any(|part| kernel.name().contains(part))
+            arguments.kernels.is_empty() || arguments.kernels.iter().any(|part| kernel.is_called(part))
         })
         .collect();
     ensure!(!kernels.is_empty(), "no kernel is called {}", arguments.kernels.join(" or "));

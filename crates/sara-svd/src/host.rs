@@ -15,6 +15,7 @@
 pub(crate) mod blocks;
 mod scaled;
 mod solve;
+mod tridiagonal;
 
 use half::{bf16, f16};
 
@@ -65,7 +66,7 @@ impl Sample for bf16 {
 /// # Errors
 /// [`Error::Shape`], [`Error::NonFinite`], [`Error::Overflow`] (f64 only), [`Error::NotConverged`].
 pub fn svd<T: Sample>(data: &[T], m: usize, n: usize) -> Result<Factors, Error> {
-    Ok(scale(data, m, n)?.svd()?.0)
+    Ok(scale(data, m, n)?.svd(m.min(n))?.0)
 }
 
 /// Singular values of the `m x n` matrix `data`, given row by row; `min(m, n)` of them, descending.

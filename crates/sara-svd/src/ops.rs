@@ -1,6 +1,8 @@
 //! What the algorithms need of a backend, and how a wrapped backend reaches the one that computes.
 
 #[cfg(feature = "flex")]
+mod flat;
+#[cfg(feature = "flex")]
 mod flex;
 
 use std::cell::Cell;
@@ -11,6 +13,7 @@ use burn::tensor::{
     DType, Device, Shape, Tensor, TensorData, TensorMetadata, TensorPrimitive, try_read_sync,
 };
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
+use rayon::prelude::*;
 
 use crate::host::{Sample, Scaled, blocks};
 use crate::{Error, Place};
@@ -226,7 +229,24 @@ pub(crate) fn take_bytes_read() -> usize {
 }
 
 pub(crate) fn read<B: Backend>(a: FloatTensor<B>) -> Result<Vec<f64>, Error> {
-    Ok(read_data::<B>(a)?.iter::<f64>().collect())
+    let data = read_data::<B>(a)?;
+    Ok(match data.as_slice::<f32>() {
+        Ok(values) => values.par_iter().with_min_len(PARALLEL).map(|&x| f64::from(x)).collect(),
+        Err(_) => data.iter::<f64>().collect(),
+    })
+}
+
+/// Numbers that are worth a thread.
+const PARALLEL: usize = 1 << 14;
+
+/// Numbers of the host as the data of a tensor.
+pub(crate) fn rounded(values: Vec<f64>, shape: impl Into<Shape>, dtype: DType) -> TensorData {
+    if dtype == DType::F32 {
+        let values: Vec<f32> = values.par_iter().with_min_len(PARALLEL).map(|&x| x as f32).collect();
+        TensorData::new(values, shape)
+    } else {
+        TensorData::new(values, shape).convert_dtype(dtype)
+    }
 }
 
 fn read_data<B: Backend>(a: FloatTensor<B>) -> Result<TensorData, Error> {
@@ -246,5 +266,5 @@ fn push<B: Backend>(
     dtype: DType,
     device: &Device<B>,
 ) -> FloatTensor<B> {
-    B::float_from_data(TensorData::new(values, shape.into()).convert_dtype(dtype), device)
+    B::float_from_data(rounded(values, shape, dtype), device)
 }

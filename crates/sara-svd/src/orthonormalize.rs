@@ -41,7 +41,7 @@ fn extend<E: Engine>(mut basis: Option<Tensor<E, 2>>, x: Tensor<E, 2>) -> Result
         basis = Some(match basis {
             None => panel(rows)?,
             Some(basis) => {
-                let rows = beside(&basis, rows)?;
+                let rows = orthonormal_to(&basis, rows)?;
                 Tensor::cat(vec![basis, rows], 0)
             }
         });
@@ -49,8 +49,12 @@ fn extend<E: Engine>(mut basis: Option<Tensor<E, 2>>, x: Tensor<E, 2>) -> Result
     Ok(basis.unwrap_or(x))
 }
 
-/// Orthonormal rows that are orthogonal to `basis` too.
-fn beside<E: Engine>(basis: &Tensor<E, 2>, mut rows: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
+/// Orthonormal rows that are orthogonal to the rows of `basis` too, and span the same with them as `rows` do; at
+/// most [`PANEL`].
+pub(crate) fn orthonormal_to<E: Engine>(
+    basis: &Tensor<E, 2>,
+    mut rows: Tensor<E, 2>,
+) -> Result<Tensor<E, 2>, Error> {
     let tolerance = ORTHOGONAL * epsilon(&rows);
     for round in 0..PROJECTIONS {
         let shared = product(rows.clone(), basis.clone().transpose());

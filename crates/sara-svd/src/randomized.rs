@@ -1,12 +1,14 @@
 //! Leading singular values and vectors from a random subspace.
 
+use std::ops::RangeInclusive;
+
 use burn::tensor::Tensor;
 
 use crate::jacobi::{fix_signs, row_norms};
 use crate::ops::{Engine, enter, entries, primitive, product, tensor};
-use crate::orthonormalize::orthonormalize;
+use crate::orthonormalize::{orthonormal_to, orthonormalize};
 use crate::prepare::{Prepared, epsilon};
-use crate::svd::{counted, full, on_host, outside};
+use crate::svd::{counted, full, leading_part, on_host, outside};
 use crate::{Algorithm, Error, Method, Report, Svd, SvdOps};
 
 /// How far [`randomized_svd`] goes.
@@ -27,15 +29,12 @@ pub enum Accuracy {
 
 /// Relative error of a value at which [`Accuracy::Full`] is satisfied.
 const RELATIVE: f64 = 1e-4;
-/// Dimensions beyond `k` are half of it, and at least these: without them the last values converge slowly.
-const LEAST_OVERSAMPLING: usize = 8;
-/// Ratio that a filter may put between the directions it keeps: enough to get on, and few enough digits lost
-/// that the directions can be made orthogonal again.
-const AMPLIFICATION: f64 = 1e4;
-/// Longest and shortest filter.
-const DEGREES: std::ops::RangeInclusive<usize> = 2..=16;
-/// Passes after which the whole matrix is decomposed instead.
-const PASS_LIMIT: usize = 12;
+/// Dimensions beyond `k` that must have come out roughly are half of it, and at least these.
+const LEAST_BESIDE: usize = 8;
+/// Dimensions that one step adds are half of `k`, within these: few make a good basis, many a fast product.
+const STEPS: RangeInclusive<usize> = 8..=16;
+/// Dimensions after which the values are looked at first, for each of the `k`.
+const FIRST: usize = 4;
 
 /// The `k` largest singular values of `a` and their vectors.
 ///
@@ -68,7 +67,7 @@ fn leading<E: Engine>(a: Tensor<E, 2>, k: usize, accuracy: Accuracy, seed: u32) 
     let [m, n] = a.dims();
     if on_host(&a, Method::Jacobi) {
         // The device has no such numbers.
-        return Ok(full(a, Method::Auto)?.truncate(k));
+        return leading_part(a, k, Method::Auto);
     }
     let prepared = Prepared::new(a.clone())?;
     let wide = m < n;
@@ -78,7 +77,7 @@ fn leading<E: Engine>(a: Tensor<E, 2>, k: usize, accuracy: Accuracy, seed: u32) 
         Accuracy::Full => subspace(&tall, k, seed)?,
     };
     let Some(Top { u, s, v, passes, error_bound, .. }) = top else {
-        return Ok(full(a, Method::Auto)?.truncate(k));
+        return leading_part(a, k, Method::Auto);
     };
     let (u, v) = if wide { fix_signs(v, u) } else { fix_signs(u, v) };
     let s = prepared.unscale_values(s)?;
@@ -127,51 +126,82 @@ fn fast<E: Engine>(a: &Tensor<E, 2>, k: usize, iterations: usize, seed: u32) -> 
     Ok(Top { u, s: core.s, v: core.vt, values, errors, passes: iterations, error_bound })
 }
 
-/// Filtered subspace iteration for `a [m, n]` with `m >= n`; `None` where it is no way to `k` values.
+/// The `k` largest values of `a [m, n]`, `m >= n`, and their vectors, from a block Krylov space of `a^T a`;
+/// `None` where that is no way to them.
 ///
-/// Each pass projects the matrix onto the subspace, which gives the best vectors in it, and then damps what
-/// lies outside by a Chebyshev polynomial of `a^T a` that is small below the smallest value of the subspace.
+/// A step applies `a^T a` to the rows that the last one added, and keeps what is new. Now and then the best vectors
+/// in the space are taken, and from how far off they are it is reckoned how many dimensions are missing.
 pub(crate) fn subspace<E: Engine>(a: &Tensor<E, 2>, k: usize, seed: u32) -> Result<Option<Top<E>>, Error> {
     let [m, n] = a.dims();
-    let l = k + (k / 2).max(LEAST_OVERSAMPLING);
-    if 2 * l > n {
+    let beside = k + (k / 2).max(LEAST_BESIDE);
+    if 2 * beside > n {
         return Ok(None);
     }
+    let step = (k / 2).clamp(*STEPS.start(), *STEPS.end());
     let at = a.clone().transpose();
-    let start = tensor(E::sketch([l, m], seed, a.dtype(), &a.device()));
-    let mut v = orthonormalize(product(start, a.clone()))?; // [l, n]
-    for pass in 1..=PASS_LIMIT {
-        // a v = u s, and s is what the values are taken from.
-        let core = full(product(v.clone(), at.clone()), Method::Auto)?;
-        let (u, s) = (core.vt, core.s); // [l, m], [l]
-        v = product(core.u.transpose(), v);
-        let back = product(u.clone(), a.clone()); // a^T u, [l, n]
-        let column = s.clone().unsqueeze_dim::<2>(1);
-        let residual = back.clone() - v.clone() * column.clone();
-        let known = entries(Tensor::cat(vec![s.clone(), row_norms(&residual)], 0))?;
-        let (values, residuals) = known.split_at(l);
-        let noise = (m as f64).sqrt() * 4.0 * epsilon(a) * values[0];
-        let errors = ritz_errors(&values[..k], &residuals[..k], values[l - 1], noise);
-        if values.iter().zip(&errors).all(|(value, &error)| error <= (RELATIVE * value).max(noise)) {
-            let by_residual = residuals[..k].iter().map(|r| r * r).sum::<f64>().sqrt() + noise;
-            let s = s.narrow(0, 0, k);
-            let error_bound = by_residual.min(energy_bound(a, &s)?);
-            let (u, v) = (u.slice([0..k, 0..m]), v.slice([0..k, 0..n]));
-            let rounding = noise / 8.0;
-            let errors = errors.iter().map(|error| 2.0 * error + rounding).collect();
-            return Ok(Some(Top {
-                u,
-                s,
-                v,
-                values: values[..k].to_vec(),
-                errors,
-                passes: pass,
-                error_bound,
-            }));
+    let start = tensor(E::sketch([step, m], seed, a.dtype(), &a.device()));
+    let mut basis = orthonormalize(product(start, a.clone()))?; // [l, n]
+    let mut image = product(basis.clone(), at.clone());
+    let mut images = image.clone(); // [l, m]
+    let mut due = (FIRST * k).max(beside + 2 * step).min(n * 2 / 3);
+    let mut before = (beside as f64, (1.0 / RELATIVE).ln());
+    for passes in 2.. {
+        let have = basis.dims()[0];
+        let l = n.min(have + step);
+        let next = product(image, a.clone()).slice([0..l - have, 0..n]);
+        let new = orthonormal_to(&basis, next)?;
+        image = product(new.clone(), at.clone());
+        basis = Tensor::cat(vec![basis, new], 0);
+        images = Tensor::cat(vec![images, image.clone()], 0);
+        if l < due.min(n) {
+            continue;
         }
-        v = orthonormalize(filter(a, v, back * column, values[0], values[l - 1]))?;
+        let (top, missing) = best(a, &basis, images.clone(), k, beside)?;
+        if missing <= 1.0 {
+            return Ok(Some(Top { passes, ..top }));
+        }
+        if l == n {
+            break;
+        }
+        // The error falls geometrically, and faster towards the end.
+        let now = (l as f64, missing.ln());
+        let slope = ((before.1 - now.1) / (now.0 - before.0)).max(1.0 / n as f64);
+        due = l + ((now.1 / slope) as usize).clamp(step, l);
+        before = now;
     }
     Ok(None)
+}
+
+/// The best vectors for the `k` largest values in the space of the rows `basis [l, n]`, whose products with `a^T` are
+/// `images [l, m]`, and the largest error in units of what is asked for.
+fn best<E: Engine>(
+    a: &Tensor<E, 2>,
+    basis: &Tensor<E, 2>,
+    images: Tensor<E, 2>,
+    k: usize,
+    beside: usize,
+) -> Result<(Top<E>, f64), Error> {
+    let m = a.dims()[0];
+    // a v = u s, and s is what the values are taken from.
+    let core = leading_part(images, beside, Method::Auto)?;
+    // The values beside have not all come out: one further up bounds what is outside.
+    let end = entries(core.s.clone().narrow(0, k.midpoint(beside) - 1, 1))?[0];
+    let core = core.truncate(k);
+    let (u, s) = (core.vt, core.s); // [k, m], [k]
+    let v = product(core.u.transpose(), basis.clone()); // [k, n]
+    let back = product(u.clone(), a.clone()); // a^T u
+    let residual = back - v.clone() * s.clone().unsqueeze_dim::<2>(1);
+    let known = entries(Tensor::cat(vec![s.clone(), row_norms(&residual)], 0))?;
+    let (values, residuals) = known.split_at(k);
+    let noise = (m as f64).sqrt() * 4.0 * epsilon(a) * values[0];
+    let errors = ritz_errors(values, residuals, end, noise);
+    let missing = values.iter().zip(&errors).map(|(value, error)| error / (RELATIVE * value).max(noise));
+    let missing = missing.fold(0.0, f64::max);
+    let by_residual = residuals.iter().map(|r| r * r).sum::<f64>().sqrt() + noise;
+    let error_bound = by_residual.min(energy_bound(a, &s)?);
+    let rounding = noise / 8.0;
+    let errors = errors.iter().map(|error| 2.0 * error + rounding).collect();
+    Ok((Top { u, s, v, values: values.to_vec(), errors, passes: 0, error_bound }, missing))
 }
 
 /// How much the values of the subspace are too small.
@@ -189,33 +219,6 @@ fn ritz_errors(values: &[f64], residuals: &[f64], end: f64, noise: f64) -> Vec<f
         }
     };
     values.iter().zip(residuals).map(error).collect()
-}
-
-/// The Chebyshev polynomial of `a^T a` that is at most one below `end^2`, on the rows `v`; `hv = v a^T a`.
-fn filter<E: Engine>(
-    a: &Tensor<E, 2>,
-    v: Tensor<E, 2>,
-    hv: Tensor<E, 2>,
-    first: f64,
-    end: f64,
-) -> Tensor<E, 2> {
-    let at = a.clone().transpose();
-    let half = (end * end / 2.0).max(f64::from(f32::MIN_POSITIVE));
-    let top = first * first / half - 1.0;
-    let degree = ((AMPLIFICATION.acosh() / top.max(1.0 + 1e-3).acosh()) as usize)
-        .clamp(*DEGREES.start(), *DEGREES.end());
-    // Divided by its value at the largest singular value all along, so that nothing overflows.
-    let start = 1.0 / top.max(1.0);
-    let mut ratio = start;
-    let mut before = v.clone();
-    let mut y = (hv - v * half) * (start / half);
-    for _ in 1..degree {
-        let next = 1.0 / (2.0 / start - ratio);
-        let hy = product(product(y.clone(), at.clone()), a.clone());
-        let after = (hy - y.clone() * half) * (2.0 * next / half) - before * (ratio * next);
-        (before, y, ratio) = (y, after, next);
-    }
-    y
 }
 
 /// Bound of the errors of the values `s` of a projection of `a`, from the squares that it leaves out.

@@ -2,7 +2,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::host::{Factors, Solver};
-use crate::ops::{Engine, enter, leave, scaled, take_bytes_read};
+use crate::ops::{Engine, enter, leave, rounded, scaled, take_bytes_read};
 use crate::prepare::{Prepared, rounding};
 use crate::{Algorithm, Error, Method, Place, Precision, Report, SvdOps, jacobi};
 
@@ -137,11 +137,17 @@ pub(crate) fn on_host<E: Engine, const D: usize>(a: &Tensor<E, D>, method: Metho
 /// The thin decomposition on the engine.
 pub(crate) fn full<E: Engine>(a: Tensor<E, 2>, method: Method) -> Result<Svd<E>, Error> {
     let [m, n] = a.dims();
+    leading_part(a, m.min(n), method)
+}
+
+/// [`full`] for the `k` largest values alone, from all of the matrix.
+pub(crate) fn leading_part<E: Engine>(a: Tensor<E, 2>, k: usize, method: Method) -> Result<Svd<E>, Error> {
+    let [m, n] = a.dims();
     if on_host(&a, method) || m.min(n) == 0 {
-        return host_svd(a);
+        return host_svd(a, k);
     }
     let mut all = by_jacobi(vec![a])?;
-    Ok(all.swap_remove(0))
+    Ok(all.swap_remove(0).truncate(k))
 }
 
 /// Matrices of one shape, decomposed together.
@@ -185,10 +191,10 @@ fn restored<E: Engine>(
     Ok(Svd { u: a.restore(u).transpose(), s, vt: a.restore(v), report })
 }
 
-fn host_svd<E: Engine>(a: Tensor<E, 2>) -> Result<Svd<E>, Error> {
+fn host_svd<E: Engine>(a: Tensor<E, 2>, k: usize) -> Result<Svd<E>, Error> {
     let (device, dtype, [m, n]) = (a.device(), a.dtype(), a.dims());
-    let k = m.min(n);
-    let (Factors { u, s, vt }, solver) = scaled(a)?.svd()?;
+    let (Factors { u, s, vt }, solver) = scaled(a)?.svd(k)?;
+    let k = s.len();
     let report = Report {
         algorithm: solver.algorithm(),
         place: Place::Host,
@@ -197,14 +203,9 @@ fn host_svd<E: Engine>(a: Tensor<E, 2>) -> Result<Svd<E>, Error> {
         bytes_read: 0,
         error_bound: solver.error_bound(&s, m.max(n)) + rounding(s.first().copied().unwrap_or(0.0), dtype),
     };
-    let push = |data: TensorData| Tensor::from_data(data.convert_dtype(dtype), (&device, dtype));
+    let push = |values, shape| Tensor::from_data(rounded(values, shape, dtype), (&device, dtype));
     let s = checked(s, dtype)?;
-    Ok(Svd {
-        u: push(TensorData::new(u, [m, k])),
-        s: Tensor::from_data(s, (&device, dtype)),
-        vt: push(TensorData::new(vt, [k, n])),
-        report,
-    })
+    Ok(Svd { u: push(u, [m, k]), s: Tensor::from_data(s, (&device, dtype)), vt: push(vt, [k, n]), report })
 }
 
 /// All singular values by the host, in f64.

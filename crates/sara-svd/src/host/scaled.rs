@@ -1,5 +1,7 @@
 use faer::MatRef;
+use rayon::prelude::*;
 
+use super::blocks::squared_norm;
 use crate::Error;
 
 /// `2^-300`: entries below this share of the largest count as zero.
@@ -7,6 +9,9 @@ use crate::Error;
 /// Where products of such entries underflow, faer returns zeros in the middle of the spectrum. All of f32
 /// spans 277 powers of two, so only f64 input can hold any, and no singular value moves by a rounding error.
 const NEGLIGIBLE: f64 = f64::from_bits((1023 - 300) << MANTISSA_BITS);
+
+/// Numbers that are worth a task of their own.
+const PIECE: usize = 1 << 15;
 
 /// A checked matrix, times the power of two that brings its largest modulus into `1..2`.
 ///
@@ -30,18 +35,27 @@ impl Scaled {
         if rows.checked_mul(columns) != Some(values.len()) {
             return Err(Error::Shape { rows, columns, values: values.len() });
         }
-        let mut largest = 0.0_f64;
-        for (index, &value) in values.iter().enumerate() {
-            if !value.is_finite() {
-                return Err(Error::NonFinite { row: index / columns, column: index % columns, value });
-            }
-            largest = largest.max(value.abs());
+        let moduli = |piece: &[f64]| {
+            piece
+                .iter()
+                .fold((0.0_f64, true), |(largest, finite), x| (largest.max(x.abs()), finite & x.is_finite()))
+        };
+        let (largest, finite) =
+            values.par_chunks(PIECE).map(moduli).reduce(|| (0.0, true), |x, y| (x.0.max(y.0), x.1 & y.1));
+        if !finite && let Some(index) = values.iter().position(|x| !x.is_finite()) {
+            return Err(Error::NonFinite {
+                row: index / columns,
+                column: index % columns,
+                value: values[index],
+            });
         }
         let exponent = exponent(largest);
-        for value in &mut values {
-            let scaled = times_power_of_two(*value, -exponent);
-            *value = if scaled.abs() < NEGLIGIBLE { 0.0 } else { scaled };
-        }
+        values.par_chunks_mut(PIECE).for_each(|piece| {
+            for value in piece {
+                let scaled = times_power_of_two(*value, -exponent);
+                *value = if scaled.abs() < NEGLIGIBLE { 0.0 } else { scaled };
+            }
+        });
         Ok(Self { values, rows, columns, exponent, precision })
     }
 
@@ -60,9 +74,9 @@ impl Scaled {
         if self.is_wide() { a.transpose() } else { a }
     }
 
-    /// Sum of squares, row by row so that the rounding error grows with a side, not with the area.
+    /// Sum of squares.
     pub(super) fn squared_norm(&self) -> f64 {
-        self.values.chunks_exact(self.columns).map(|row| row.iter().map(|x| x * x).sum::<f64>()).sum()
+        squared_norm(&self.values)
     }
 
     /// Undoes the scaling of singular values.

@@ -1,7 +1,8 @@
 use faer::linalg::matmul::{matmul, triangular};
-use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
+use faer::{Accum, Mat, MatRef, get_global_parallelism};
 use rayon::prelude::*;
 
+use super::tridiagonal::tridiagonal;
 use super::{Factors, Scaled};
 use crate::{Algorithm, Error};
 
@@ -38,7 +39,7 @@ impl Solver {
         }
     }
 
-    /// Bound of the errors of the singular values `s` of a matrix whose longer side is `longer`.
+    /// Bound of the errors of the leading singular values `s` of a matrix whose longer side is `longer`.
     pub(crate) fn error_bound(self, s: &[f64], longer: usize) -> f64 {
         let (Some(first), Some(last)) = (s.first(), s.last()) else { return 0.0 };
         // Both are backward stable: the matrix that was solved is this far away, relative to its norm.
@@ -59,6 +60,14 @@ struct Solution {
     q: Mat<f64>,
 }
 
+impl Solution {
+    fn truncate(mut self, k: usize) -> Self {
+        self.s.truncate(k);
+        let (p, q) = (self.p.subcols(0, k).to_owned(), self.q.subcols(0, k).to_owned());
+        Self { p, q, ..self }
+    }
+}
+
 impl Scaled {
     pub(crate) fn singular_values(&self) -> Result<(Vec<f64>, Solver), Error> {
         if self.rank_limit() == 0 {
@@ -72,13 +81,17 @@ impl Scaled {
         Ok((self.unscale(s)?, solver))
     }
 
-    pub(crate) fn svd(&self) -> Result<(Factors, Solver), Error> {
-        if self.rank_limit() == 0 {
+    /// The `k` largest values and their vectors, all where there are no more.
+    pub(crate) fn svd(&self, k: usize) -> Result<(Factors, Solver), Error> {
+        let k = k.min(self.rank_limit());
+        if k == 0 {
             return Ok((Factors { u: Vec::new(), s: Vec::new(), vt: Vec::new() }, Solver::Direct));
         }
-        let direct = || direct_svd(self.tall()).filter(|solution| self.accepts(&solution.s));
+        let direct = || {
+            direct_svd(self.tall()).filter(|solution| self.accepts(&solution.s)).map(|all| all.truncate(k))
+        };
         let Solution { solver, p: mut u, s, q: mut v } =
-            self.gram_svd().or_else(direct).ok_or(self.not_converged())?;
+            self.gram_svd(k).or_else(direct).ok_or(self.not_converged())?;
         if self.is_wide() {
             std::mem::swap(&mut u, &mut v);
         }
@@ -110,14 +123,16 @@ impl Scaled {
 
     /// `None` where the Gram matrix is too ill-conditioned to tell the small singular values.
     fn gram_values(&self) -> Option<Vec<f64>> {
-        let ascending = self.gram()?.self_adjoint_eigenvalues(Side::Lower).ok()?;
-        self.square_roots(ascending.into_iter())
+        let ascending = tridiagonal(self.gram()?).eigenvalues()?;
+        self.square_roots(ascending, self.rank_limit())
     }
 
-    fn gram_svd(&self) -> Option<Solution> {
-        let eigen = self.gram()?.self_adjoint_eigen(Side::Lower).ok()?;
-        let s = self.square_roots(eigen.S().column_vector().iter().copied())?;
-        let q = eigen.U().reverse_cols().to_owned();
+    fn gram_svd(&self, k: usize) -> Option<Solution> {
+        let tridiagonal = tridiagonal(self.gram()?);
+        let (ascending, vectors) = tridiagonal.eigen()?;
+        let s = self.square_roots(ascending, k)?;
+        let mut q = vectors.reverse_cols().subcols(0, k).to_owned();
+        tridiagonal.apply(q.as_mut());
         let mut p = self.tall() * &q;
         for column in p.col_iter_mut() {
             let norm = column.norm_l2();
@@ -129,12 +144,13 @@ impl Scaled {
         Some(Solution { solver: Solver::Gram, p, s, q })
     }
 
-    /// Singular values from the ascending eigenvalues of the Gram matrix, if they can be trusted.
-    fn square_roots(&self, ascending: impl DoubleEndedIterator<Item = f64>) -> Option<Vec<f64>> {
-        let s: Vec<f64> = ascending.rev().map(f64::sqrt).collect();
+    /// The `k` largest singular values from the ascending eigenvalues of the Gram matrix, if they can be trusted.
+    fn square_roots(&self, ascending: Vec<f64>, k: usize) -> Option<Vec<f64>> {
+        let mut s: Vec<f64> = ascending.into_iter().rev().map(|x| x.max(0.0).sqrt()).collect();
+        let accepted = self.accepts(&s);
+        s.truncate(k);
         let (first, last) = (s.first()?, s.last()?);
-        // A negative eigenvalue became NaN, which fails the comparison as it should.
-        (last * last > GRAM_FLOOR * first * first && self.accepts(&s)).then_some(s)
+        (accepted && last * last > GRAM_FLOOR * first * first).then_some(s)
     }
 
     fn not_converged(&self) -> Error {

@@ -1,0 +1,461 @@
+//! Tridiagonal form of a symmetric matrix, in panels: half of the operations are products of matrices.
+
+use faer::diag::{DiagMut, DiagRef};
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::evd;
+use faer::linalg::matmul::{matmul, triangular};
+use faer::{Accum, Mat, MatMut, Par, get_global_parallelism};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Columns that are reduced before the rest of the matrix is brought up to date.
+const PANEL: usize = 32;
+/// Reflectors that are applied together on the way back.
+const BLOCK: usize = 64;
+/// Columns of a matrix that one task multiplies by a vector, at least.
+const STRIP: usize = 192;
+
+/// `a = q t q^T` with `t` tridiagonal and `q` a product of reflectors.
+pub(super) struct Tridiagonal {
+    diagonal: Vec<f64>,
+    /// `[n - 1]`
+    beside: Vec<f64>,
+    /// Column `k` holds the reflector `1 - tau v v^T` from row `k + 1` on, where `v` starts with 1.
+    reflectors: Mat<f64>,
+    taus: Vec<f64>,
+}
+
+/// Reduces the symmetric matrix whose lower triangle `a` holds.
+pub(super) fn tridiagonal(mut a: Mat<f64>) -> Tridiagonal {
+    let n = a.nrows();
+    let (mut diagonal, mut beside, mut taus) = (vec![0.0; n], Vec::new(), Vec::new());
+    let mut start = 0;
+    while start < n {
+        let width = PANEL.min(n - start);
+        let mut w = Mat::zeros(n, width);
+        for i in 0..width {
+            let k = start + i;
+            bring_up_to_date(&mut a, &w, start, k);
+            diagonal[k] = a[(k, k)];
+            if k + 1 == n {
+                break;
+            }
+            let (tau, first) = reflect(&mut a.col_as_slice_mut(k)[k + 1..]);
+            beside.push(first);
+            taus.push(tau);
+            let product = times_reflector(&a, &w, start, k, tau);
+            w.col_as_slice_mut(i)[k + 1..].copy_from_slice(&product);
+        }
+        let end = start + width;
+        if end < n {
+            update(&mut a, &w, start, end);
+        }
+        start = end;
+    }
+    Tridiagonal { diagonal, beside, reflectors: a, taus }
+}
+
+/// Takes the reflectors of the panel so far out of column `k`.
+fn bring_up_to_date(a: &mut Mat<f64>, w: &Mat<f64>, start: usize, k: usize) {
+    let n = a.nrows();
+    let mut column = a.col_as_slice(k)[k..].to_vec();
+    let terms: Vec<(f64, &[f64])> = (start..k)
+        .flat_map(|j| {
+            let (v, w) = (&a.col_as_slice(j)[k..n], &w.col_as_slice(j - start)[k..n]);
+            [(-w[0], v), (-v[0], w)]
+        })
+        .collect();
+    add(&mut column, &terms);
+    a.col_as_slice_mut(k)[k..].copy_from_slice(&column);
+}
+
+/// `tau` of the reflector that maps `x` onto its first entry, and that entry; `x` becomes the reflector.
+fn reflect(x: &mut [f64]) -> (f64, f64) {
+    let (first, rest) = x.split_first_mut().expect("a reflector has an entry");
+    let alpha = std::mem::replace(first, 1.0);
+    let squares = dot(rest, rest);
+    if squares == 0.0 {
+        return (0.0, alpha);
+    }
+    let beta = -(alpha * alpha + squares).sqrt().copysign(alpha);
+    let scale = 1.0 / (alpha - beta);
+    rest.iter_mut().for_each(|x| *x *= scale);
+    ((beta - alpha) / beta, beta)
+}
+
+/// What reflector `k`, `v`, changes: `a - v w^T - w v^T` is the matrix after it.
+fn times_reflector(a: &Mat<f64>, w: &Mat<f64>, start: usize, k: usize, tau: f64) -> Vec<f64> {
+    let n = a.nrows();
+    let v = &a.col_as_slice(k)[k + 1..n];
+    let before: Vec<(&[f64], &[f64])> =
+        (start..k).map(|j| (&a.col_as_slice(j)[k + 1..n], &w.col_as_slice(j - start)[k + 1..n])).collect();
+    let overlaps = || before.iter().map(|(x, w)| (dot(x, v), dot(w, v))).collect::<Vec<_>>();
+    let (mut product, overlaps) = join(n - k, || symmetric_times(a, k + 1, v), overlaps);
+    let terms: Vec<(f64, &[f64])> =
+        before.iter().zip(&overlaps).flat_map(|(&(x, w), &(xv, wv))| [(-wv, x), (-xv, w)]).collect();
+    add(&mut product, &terms);
+    let shift = -0.5 * tau * dot(&product, v);
+    add(&mut product, &[(shift, v)]);
+    product.iter_mut().for_each(|x| *x *= tau);
+    product
+}
+
+fn join<A: Send, B: Send>(n: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
+    if n > 2 * STRIP { rayon::join(a, b) } else { (a(), b()) }
+}
+
+/// The symmetric matrix from row and column `start` on, by its lower triangle, times `v`.
+fn symmetric_times(a: &Mat<f64>, start: usize, v: &[f64]) -> Vec<f64> {
+    let n = v.len();
+    // Strips of equal area, at least `STRIP` columns wide, whatever the threads.
+    let strips = (n / STRIP).clamp(1, 8);
+    let bound = |i: usize| {
+        let left = 1.0 - i as f64 / strips as f64;
+        n - (left.sqrt() * n as f64) as usize
+    };
+    let strip = |i: usize| {
+        let mut y = vec![0.0; n];
+        strip_times(a, start, bound(i)..bound(i + 1), v, &mut y);
+        y
+    };
+    if strips == 1 {
+        return strip(0);
+    }
+    let parts: Vec<Vec<f64>> = (0..strips).into_par_iter().map(strip).collect();
+    let mut parts = parts.into_iter();
+    let mut sum = parts.next().unwrap_or_default();
+    for part in parts {
+        sum.iter_mut().zip(part).for_each(|(x, y)| *x += y);
+    }
+    sum
+}
+
+fn strip_times(a: &Mat<f64>, start: usize, columns: std::ops::Range<usize>, v: &[f64], y: &mut [f64]) {
+    let end = start + v.len();
+    let mut j = columns.start;
+    while j + 4 <= columns.end {
+        let column = |j: usize| &a.col_as_slice(start + j)[start + j..end];
+        // The triangle at the top, entry by entry.
+        for q in 0..4 {
+            let c = column(j + q);
+            y[j + q] += c[0] * v[j + q];
+            for p in q + 1..4 {
+                y[j + p] += c[p - q] * v[j + q];
+                y[j + q] += c[p - q] * v[j + p];
+            }
+        }
+        let four = [&column(j)[4..], &column(j + 1)[3..], &column(j + 2)[2..], &column(j + 3)[1..]];
+        let (head, tail) = y.split_at_mut(j + 4);
+        let factors = [v[j], v[j + 1], v[j + 2], v[j + 3]];
+        let dots = pulp::Arch::new().dispatch(Both { four, factors, v: &v[j + 4..], y: tail });
+        head[j..].iter_mut().zip(dots).for_each(|(y, dot)| *y += dot);
+        j += 4;
+    }
+    for j in j..columns.end {
+        let c = &a.col_as_slice(start + j)[start + j..end];
+        let (head, tail) = y.split_at_mut(j + 1);
+        add(tail, &[(v[j], &c[1..])]);
+        head[j] += c[0] * v[j] + dot(&c[1..], &v[j + 1..]);
+    }
+}
+
+/// Four columns times the vector, and added up, at once.
+struct Both<'a> {
+    four: [&'a [f64]; 4],
+    factors: [f64; 4],
+    v: &'a [f64],
+    y: &'a mut [f64],
+}
+
+impl WithSimd for Both<'_> {
+    type Output = [f64; 4];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> [f64; 4] {
+        let (v, v_rest) = S::as_simd_f64s(self.v);
+        let (y, y_rest) = S::as_mut_simd_f64s(self.y);
+        let [(c0, r0), (c1, r1), (c2, r2), (c3, r3)] = self.four.map(|c| S::as_simd_f64s(c));
+        let [f0, f1, f2, f3] = self.factors.map(|f| simd.splat_f64s(f));
+        let zero = simd.splat_f64s(0.0);
+        let (mut s0, mut s1, mut s2, mut s3) = (zero, zero, zero, zero);
+        for (((((y, &v), &c0), &c1), &c2), &c3) in y.iter_mut().zip(v).zip(c0).zip(c1).zip(c2).zip(c3) {
+            let even = simd.mul_add_e_f64s(c0, f0, *y);
+            let even = simd.mul_add_e_f64s(c1, f1, even);
+            let even = simd.mul_add_e_f64s(c2, f2, even);
+            *y = simd.mul_add_e_f64s(c3, f3, even);
+            s0 = simd.mul_add_e_f64s(c0, v, s0);
+            s1 = simd.mul_add_e_f64s(c1, v, s1);
+            s2 = simd.mul_add_e_f64s(c2, v, s2);
+            s3 = simd.mul_add_e_f64s(c3, v, s3);
+        }
+        let mut dots = [s0, s1, s2, s3].map(|s| simd.reduce_sum_f64s(s));
+        let rest = [r0, r1, r2, r3];
+        for (i, (y, v)) in y_rest.iter_mut().zip(v_rest).enumerate() {
+            for c in 0..4 {
+                *y += rest[c][i] * self.factors[c];
+                dots[c] += rest[c][i] * v;
+            }
+        }
+        dots
+    }
+}
+
+fn dot(x: &[f64], y: &[f64]) -> f64 {
+    struct Dot<'a>(&'a [f64], &'a [f64]);
+    impl WithSimd for Dot<'_> {
+        type Output = f64;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> f64 {
+            let ((x, x_rest), (y, y_rest)) = (S::as_simd_f64s(self.0), S::as_simd_f64s(self.1));
+            let rest: f64 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
+            let mut sums = [simd.splat_f64s(0.0); 4];
+            let (x4, x1) = pulp::as_arrays::<4, _>(x);
+            let (y4, y1) = pulp::as_arrays::<4, _>(y);
+            for (x, y) in x4.iter().zip(y4) {
+                for i in 0..4 {
+                    sums[i] = simd.mul_add_e_f64s(x[i], y[i], sums[i]);
+                }
+            }
+            for (&x, &y) in x1.iter().zip(y1) {
+                sums[0] = simd.mul_add_e_f64s(x, y, sums[0]);
+            }
+            let sum = simd.add_f64s(simd.add_f64s(sums[0], sums[1]), simd.add_f64s(sums[2], sums[3]));
+            rest + simd.reduce_sum_f64s(sum)
+        }
+    }
+    pulp::Arch::new().dispatch(Dot(x, y))
+}
+
+/// `y` plus multiples of vectors.
+fn add(y: &mut [f64], terms: &[(f64, &[f64])]) {
+    struct Add<'a, 'b>(&'a mut [f64], &'a [(f64, &'b [f64])]);
+    impl WithSimd for Add<'_, '_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            let (y, y_rest) = S::as_mut_simd_f64s(self.0);
+            let terms = self.1;
+            let four = terms.chunks_exact(4);
+            for &(factor, x) in four.remainder() {
+                let (x, x_rest) = S::as_simd_f64s(x);
+                let f = simd.splat_f64s(factor);
+                y.iter_mut().zip(x).for_each(|(y, &x)| *y = simd.mul_add_e_f64s(f, x, *y));
+                y_rest.iter_mut().zip(x_rest).for_each(|(y, x)| *y += factor * x);
+            }
+            for four in four {
+                let [(c0, r0), (c1, r1), (c2, r2), (c3, r3)] =
+                    [four[0], four[1], four[2], four[3]].map(|(_, x)| S::as_simd_f64s(x));
+                let [f0, f1, f2, f3] = [four[0], four[1], four[2], four[3]].map(|(f, _)| simd.splat_f64s(f));
+                for ((((y, &c0), &c1), &c2), &c3) in y.iter_mut().zip(c0).zip(c1).zip(c2).zip(c3) {
+                    let sum = simd.mul_add_e_f64s(c0, f0, *y);
+                    let sum = simd.mul_add_e_f64s(c1, f1, sum);
+                    let sum = simd.mul_add_e_f64s(c2, f2, sum);
+                    *y = simd.mul_add_e_f64s(c3, f3, sum);
+                }
+                for (i, y) in y_rest.iter_mut().enumerate() {
+                    *y += four[0].0 * r0[i] + four[1].0 * r1[i] + four[2].0 * r2[i] + four[3].0 * r3[i];
+                }
+            }
+        }
+    }
+    pulp::Arch::new().dispatch(Add(y, terms));
+}
+
+/// Takes all reflectors of a panel out of the rest of the matrix.
+fn update(a: &mut Mat<f64>, w: &Mat<f64>, start: usize, end: usize) {
+    let (n, width) = (a.nrows(), end - start);
+    let v = |i: usize, j: usize| a[(end + i, start + j)];
+    let left =
+        Mat::from_fn(n - end, 2 * width, |i, j| if j < width { v(i, j) } else { w[(end + i, j - width)] });
+    let right =
+        Mat::from_fn(n - end, 2 * width, |i, j| if j < width { w[(end + i, j)] } else { v(i, j - width) });
+    triangular::matmul(
+        a.as_mut().submatrix_mut(end, end, n - end, n - end),
+        triangular::BlockStructure::TriangularLower,
+        Accum::Add,
+        &left,
+        triangular::BlockStructure::Rectangular,
+        right.transpose(),
+        triangular::BlockStructure::Rectangular,
+        -1.0,
+        parallelism(n - end),
+    );
+}
+
+fn parallelism(n: usize) -> Par {
+    if n > STRIP { get_global_parallelism() } else { Par::Seq }
+}
+
+impl Tridiagonal {
+    /// Eigenvalues, ascending.
+    pub(super) fn eigenvalues(self) -> Option<Vec<f64>> {
+        eigenvalues(self.diagonal, &self.beside)
+    }
+
+    /// Eigenvalues, ascending, and the eigenvectors of `t` as columns: [`Self::apply`] makes them those of `a`.
+    pub(super) fn eigen(&self) -> Option<(Vec<f64>, Mat<f64>)> {
+        let n = self.diagonal.len();
+        let (mut values, mut vectors) = (vec![0.0; n], Mat::zeros(n, n));
+        let beside: Vec<f64> = self.beside.iter().copied().chain([0.0]).collect();
+        let par = get_global_parallelism();
+        let scratch =
+            evd::self_adjoint_evd_scratch::<f64>(n, evd::ComputeEigenvectors::Yes, par, Default::default());
+        evd::tridiagonal_self_adjoint_evd(
+            DiagRef::from_slice(&self.diagonal),
+            DiagRef::from_slice(&beside),
+            DiagMut::from_slice_mut(&mut values),
+            Some(vectors.as_mut()),
+            par,
+            MemStack::new(&mut MemBuffer::new(scratch)),
+            Default::default(),
+        )
+        .ok()?;
+        Some((values, vectors))
+    }
+
+    /// `q z` in place.
+    pub(super) fn apply(&self, mut z: MatMut<'_, f64>) {
+        let n = self.diagonal.len();
+        for start in (0..self.taus.len()).step_by(BLOCK).rev() {
+            let width = BLOCK.min(self.taus.len() - start);
+            let rows = n - start - 1;
+            let v = Mat::from_fn(rows, width, |i, j| {
+                if i < j { 0.0 } else { self.reflectors[(start + 1 + i, start + j)] }
+            });
+            let par = get_global_parallelism();
+            let mut overlaps = Mat::zeros(width, width);
+            matmul(&mut overlaps, Accum::Replace, v.transpose(), &v, 1.0, par);
+            let mut t = Mat::<f64>::zeros(width, width);
+            for i in 0..width {
+                let tau = self.taus[start + i];
+                t[(i, i)] = tau;
+                for p in 0..i {
+                    let sum: f64 = (p..i).map(|q| t[(p, q)] * overlaps[(q, i)]).sum();
+                    t[(p, i)] = -tau * sum;
+                }
+            }
+            let vt = &v * &t;
+            let mut part = z.as_mut().subrows_mut(start + 1, rows);
+            let mut m = Mat::zeros(width, part.ncols());
+            matmul(&mut m, Accum::Replace, v.transpose(), &part, 1.0, par);
+            matmul(&mut part, Accum::Add, &vt, &m, -1.0, par);
+        }
+    }
+}
+
+/// Iterations for one eigenvalue; two are usual.
+const ITERATION_LIMIT: usize = 60;
+
+/// Eigenvalues of a tridiagonal matrix, ascending, by the rational QL iteration of Pal, Walker and Kahan, which takes
+/// no square root in its inner loop; `None` where it does not end.
+fn eigenvalues(mut d: Vec<f64>, beside: &[f64]) -> Option<Vec<f64>> {
+    let n = d.len();
+    let mut squares: Vec<f64> = beside.iter().map(|x| x * x).collect();
+    let negligible = |d: &[f64], squares: &[f64], i: usize| {
+        squares[i] <= f64::EPSILON * f64::EPSILON * (d[i] * d[i + 1]).abs()
+    };
+    let mut start = 0;
+    while start < n {
+        // A block that nothing joins to the rest.
+        let end = (start..n - 1).find(|&i| negligible(&d, &squares, i)).map_or(n, |i| i + 1);
+        let (d, squares) = (&mut d[start..end], &mut squares[start..end - 1]);
+        // The iteration finds the eigenvalues from its start on, and is good at small ones.
+        if d[0].abs() > d[d.len() - 1].abs() {
+            d.reverse();
+            squares.reverse();
+        }
+        let mut found = 0;
+        let mut iterations = 0;
+        while found + 1 < d.len() {
+            let stop = (found..d.len() - 1).find(|&i| negligible(d, squares, i)).map_or(d.len() - 1, |i| i);
+            if stop == found {
+                (found, iterations) = (found + 1, 0);
+            } else if iterations == ITERATION_LIMIT {
+                return None;
+            } else {
+                iterations += 1;
+                rational_ql(&mut d[found..=stop], &mut squares[found..stop]);
+            }
+        }
+        start = end;
+    }
+    d.sort_by(f64::total_cmp);
+    Some(d)
+}
+
+/// One sweep from the last row to the first, which drives the first of `squares` to zero.
+fn rational_ql(d: &mut [f64], squares: &mut [f64]) {
+    let last = squares.len();
+    let beside = squares[0].sqrt();
+    let half = (d[1] - d[0]) / (2.0 * beside);
+    let shift = d[0] - beside / (half + half.hypot(1.0).copysign(half));
+    let (mut c, mut s) = (1.0, 0.0);
+    let mut gamma = d[last] - shift;
+    let mut p = gamma * gamma;
+    for i in (0..last).rev() {
+        let square = squares[i];
+        let r = p + square;
+        if i + 1 < last {
+            squares[i + 1] = s * r;
+        }
+        let before = c;
+        (c, s) = (p / r, square / r);
+        let gamma_before = gamma;
+        gamma = c * (d[i] - shift) - s * gamma_before;
+        d[i + 1] = gamma_before + (d[i] - gamma);
+        p = if c == 0.0 { before * square } else { gamma * gamma / c };
+    }
+    squares[0] = s * p;
+    d[0] = shift + gamma;
+}
+
+#[cfg(test)]
+mod tests {
+    use faer::Side;
+
+    use super::*;
+
+    /// Symmetric, full, and with entries of very different sizes.
+    fn graded(n: usize) -> Mat<f64> {
+        Mat::from_fn(n, n, |i, j| {
+            let (low, high) = (i.min(j), i.max(j));
+            ((low * 31 + high * 17) as f64).sin() / (1.0 + (high - low) as f64)
+                * 10_f64.powi(-((low + high) as i32 % 9))
+        })
+    }
+
+    fn lower(a: &Mat<f64>) -> Mat<f64> {
+        Mat::from_fn(a.nrows(), a.ncols(), |i, j| if i >= j { a[(i, j)] } else { f64::NAN })
+    }
+
+    #[test]
+    fn the_form_has_the_matrix_back_and_its_eigenvalues() {
+        // Around a panel, a block of reflectors, and a strip.
+        for n in [1, 2, 3, 31, 32, 33, 65, 97, 500] {
+            let mut cases =
+                vec![graded(n), Mat::zeros(n, n), Mat::identity(n, n), Mat::from_fn(n, n, |_, _| 1.0)];
+            cases.push(Mat::from_fn(n, n, |i, j| if i.abs_diff(j) == 1 { 2.0 } else { 0.0 }));
+            for a in cases {
+                let form = tridiagonal(lower(&a));
+                let (values, mut q) = form.eigen().expect("it converges");
+                form.apply(q.as_mut());
+                let scale = a.norm_max() * n as f64 * f64::EPSILON;
+                let scaled = Mat::from_fn(n, n, |i, j| q[(i, j)] * values[j]);
+                let off = (&scaled * q.transpose() - &a).norm_max();
+                assert!(off <= 20.0 * scale, "{n}: q t q^T is off by {off}");
+                let off = (q.transpose() * &q - Mat::<f64>::identity(n, n)).norm_max();
+                assert!(off <= 20.0 * n as f64 * f64::EPSILON, "{n}: q^T q is off by {off}");
+                let alone = form.eigenvalues().expect("it converges");
+                let faer = a.self_adjoint_eigenvalues(Side::Lower).expect("it converges");
+                for ((x, y), z) in alone.iter().zip(&values).zip(&faer) {
+                    assert!(
+                        (x - y).abs() <= 20.0 * scale && (x - z).abs() <= 20.0 * scale,
+                        "{n}: {x}, {y}, {z}"
+                    );
+                }
+            }
+        }
+    }
+}
