@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 use sara_svd::{
-    Accuracy, Convention, Error, Method, Rule, SvdOps, nuclear_norm, randomized_svd, singular_values,
-    spectrum_rank_by, svd_batched, svd_by,
+    Accuracy, Algorithm, Convention, Error, Method, Rule, Svd, SvdOps, nuclear_norm, randomized_svd,
+    singular_values, spectrum_rank_by, svd_batched, svd_by,
 };
 use serde::Serialize;
 
@@ -80,33 +80,83 @@ impl Kernel {
         self != Self::Stack || m.max(n) <= SMALL
     }
 
-    /// Does the job and waits for the device; returns the singular values that came out.
+    /// Does the job and waits for the device.
     ///
     /// # Errors
     /// Those of the job.
-    pub fn run<B: SvdOps>(self, a: Tensor<B, 2>) -> Result<Vec<f64>, Error> {
-        let values = |s: Tensor<B, 1>| s.into_data().iter::<f64>().collect();
+    pub fn run<B: SvdOps>(self, a: Tensor<B, 2>) -> Result<Outcome, Error> {
+        let [m, n] = a.dims();
+        let top = |accuracy| randomized_svd(a.clone(), TOP.min(m).min(n), accuracy, 0);
         let rank = |rule| spectrum_rank_by(a.clone(), SHARE, Convention::Reach, rule);
-        let top = |accuracy| randomized_svd(a.clone(), TOP.min(a.dims()[0]).min(a.dims()[1]), accuracy, 0);
         Ok(match self {
-            Self::Svd => values(svd_by(a, Method::Auto)?.s),
-            Self::Jacobi => values(svd_by(a, Method::Jacobi)?.s),
+            Self::Svd => self.outcome(svd_by(a, Method::Auto)?, m, n, 1),
+            Self::Jacobi => self.outcome(svd_by(a, Method::Jacobi)?, m, n, 1),
             Self::Stack => {
                 let mut all = svd_batched(a.unsqueeze::<3>().repeat_dim(0, STACK), Method::Auto)?;
-                values(all.swap_remove(0).s)
+                self.outcome(all.swap_remove(0), m, n, STACK)
             }
-            Self::Values => values(singular_values(a)?),
-            Self::Fast => values(top(Accuracy::Fast { iterations: 2 })?.s),
-            Self::Full => values(top(Accuracy::Full)?.s),
-            Self::NuclearNorm => nuclear_norm(a).map(|_| Vec::new())?,
-            Self::Rank => rank(Rule::Auto)?.values,
-            Self::RankByBounds => rank(Rule::Interval)?.values,
+            Self::Values => Outcome::plain(singular_values(a)?.into_data().iter::<f64>().collect()),
+            Self::Fast => self.outcome(top(Accuracy::Fast { iterations: ITERATIONS })?, m, n, 1),
+            Self::Full => self.outcome(top(Accuracy::Full)?, m, n, 1),
+            Self::NuclearNorm => Outcome::plain(nuclear_norm(a).map(|_| Vec::new())?),
+            Self::Rank => Outcome::plain(rank(Rule::Auto)?.values),
+            Self::RankByBounds => Outcome::plain(rank(Rule::Interval)?.values),
         })
     }
 
-    /// Floating-point operations in products, where their number is known beforehand.
-    pub fn operations(self, m: usize, n: usize) -> Option<f64> {
-        // A first product, two for each of two iterations, and the projection.
-        (self == Self::Fast).then(|| 6.0 * 2.0 * (m * n * TOP) as f64)
+    /// Counts what a decomposition of `copies` matrices did by its report.
+    fn outcome<B: SvdOps>(self, svd: Svd<B>, m: usize, n: usize, copies: usize) -> Outcome {
+        let (tall, short, copies) = (m.max(n) as f64, m.min(n) as f64, copies as f64);
+        let (area, cube) = (tall * short, short.powi(3));
+        let k = svd.s.dims()[0] as f64;
+        let iterations = svd.report.iterations as f64;
+        let (operations, bytes) = match svd.report.algorithm {
+            // The Gram matrix; its tridiagonal form, whose one half reads what is left of it again for every
+            // column; the merges of its halves; the vectors back, and times the matrix.
+            Algorithm::Gram => (
+                Some(area * short + (4.0 / 3.0 + 4.0 / 3.0 + 2.0) * cube + 2.0 * area * short),
+                Some(8.0 * (2.0 * area + cube / 6.0)),
+            ),
+            // In a sweep every two blocks make a Gram matrix and are rotated, and the rotations as well.
+            Algorithm::Jacobi => (
+                Some(iterations * (8.0 * area * short + 4.0 * cube)),
+                Some(iterations * short / JACOBI_BLOCK * 4.0 * (3.0 * area + 2.0 * short * short)),
+            ),
+            // A first product, two an iteration, and the projection.
+            Algorithm::Randomized if self == Self::Fast => {
+                let products = 2.0 + 2.0 * iterations;
+                (Some(products * 2.0 * area * k), Some(products * 4.0 * area))
+            }
+            // Two products a pass, of a number of vectors that the report does not tell.
+            Algorithm::Randomized => (None, Some(2.0 * iterations * 4.0 * area)),
+            Algorithm::Bidiagonal | Algorithm::Interval => (None, None),
+        };
+        Outcome {
+            values: svd.s.into_data().iter::<f64>().collect(),
+            operations: operations.map(|x| x * copies),
+            bytes: bytes.map(|x| x * copies),
+        }
+    }
+}
+
+/// Power iterations of [`Kernel::Fast`], as many as torch makes.
+const ITERATIONS: usize = 2;
+/// Columns that are rotated together.
+const JACOBI_BLOCK: f64 = 16.0;
+
+/// What came out, and what it took where the way there tells.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Singular values.
+    pub values: Vec<f64>,
+    /// Floating-point operations in products.
+    pub operations: Option<f64>,
+    /// Bytes of large matrices that products read or wrote.
+    pub bytes: Option<f64>,
+}
+
+impl Outcome {
+    fn plain(values: Vec<f64>) -> Self {
+        Self { values, operations: None, bytes: None }
     }
 }

@@ -77,9 +77,12 @@ struct Row {
     /// Of the values, relative to the largest.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<f64>,
-    /// GFLOP/s in products.
+    /// GFLOP/s in products, where it is known how many operations there were.
     #[serde(skip_serializing_if = "Option::is_none")]
-    rate: Option<f64>,
+    product_rate: Option<f64>,
+    /// GB/s of large matrices read or written by products, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    byte_rate: Option<f64>,
 }
 
 fn main() -> ExitCode {
@@ -120,8 +123,8 @@ fn measure<B: SvdOps>(arguments: &Arguments) -> Result<()> {
     let (product_rate, copy_rate) = floors::<B>()?;
     println!("{device}, {threads} threads: products {product_rate:.0} GFLOP/s, copies {copy_rate:.1} GB/s\n");
     println!(
-        "{:>11}  {:16} {:24} {:>10} {:>10} {:>9} {:>8}",
-        "size", "kernel", "by", "median ms", "least ms", "error", "of rate"
+        "{:>11}  {:16} {:24} {:>10} {:>10} {:>9} {:>12} {:>10}",
+        "size", "kernel", "by", "median ms", "least ms", "error", "of products", "of copies"
     );
     let mut rivals = if arguments.alone { Rivals::none() } else { Rivals::start() };
     let mut report = Report { device, threads, product_rate, copy_rate, rows: Vec::new() };
@@ -130,12 +133,20 @@ fn measure<B: SvdOps>(arguments: &Arguments) -> Result<()> {
         rivals.show(&planted)?;
         for &kernel in kernels.iter().filter(|kernel| kernel.suits(m, n)) {
             for row in contest::<B>(&planted, kernel, &mut rivals, arguments.rounds)? {
-                let share =
-                    row.rate.map_or(String::new(), |rate| format!("{:.0} %", 100.0 * rate / product_rate));
+                let share = |rate: Option<f64>, of: f64| {
+                    rate.map_or(String::new(), |rate| format!("{:.0} %", 100.0 * rate / of))
+                };
                 let error = row.error.map_or(String::new(), |error| format!("{error:.1e}"));
                 println!(
-                    "{:>11}  {:16} {:24} {:>10.2} {:>10.2} {:>9} {:>8}",
-                    row.size, row.kernel, row.by, row.median_ms, row.least_ms, error, share
+                    "{:>11}  {:16} {:24} {:>10.2} {:>10.2} {:>9} {:>12} {:>10}",
+                    row.size,
+                    row.kernel,
+                    row.by,
+                    row.median_ms,
+                    row.least_ms,
+                    error,
+                    share(row.product_rate, product_rate),
+                    share(row.byte_rate, copy_rate)
                 );
                 report.rows.push(row);
             }
@@ -175,7 +186,7 @@ fn contest<B: SvdOps>(
     let contenders = rivals.of(kernel, planted.m.min(planted.n));
     let mut ours = Vec::new();
     let mut theirs = vec![Vec::new(); contenders.len()];
-    let values = kernel.run(a.clone()).map_err(|error| anyhow!("{size}, {}: {error}", kernel.name()))?; // warm
+    let outcome = kernel.run(a.clone()).map_err(|error| anyhow!("{size}, {}: {error}", kernel.name()))?; // warm
     for _ in 0..rounds {
         sync::<B>()?;
         let started = Instant::now();
@@ -187,17 +198,27 @@ fn contest<B: SvdOps>(
             }
         }
     }
-    let row = |by: &str, mut times: Vec<f64>, error, operations: Option<f64>| {
+    let row = |by: &str, mut times: Vec<f64>| {
         times.sort_by(f64::total_cmp);
-        let (median_ms, least_ms) = (times[times.len() / 2], times[0]);
-        let rate = operations.map(|operations| operations / median_ms / 1e6);
-        Row { size: size.clone(), kernel: kernel.name(), by: by.to_owned(), median_ms, least_ms, error, rate }
+        Row {
+            size: size.clone(),
+            kernel: kernel.name(),
+            by: by.to_owned(),
+            median_ms: times[times.len() / 2],
+            least_ms: times[0],
+            error: None,
+            product_rate: None,
+            byte_rate: None,
+        }
     };
-    let error = (!values.is_empty()).then(|| planted.error(&values));
-    let mut rows = vec![row("sara", ours, error, kernel.operations(planted.m, planted.n))];
+    let ours = row("sara", ours);
+    let rate = |count: Option<f64>| count.map(|count| count / ours.median_ms / 1e6);
+    let (product_rate, byte_rate) = (rate(outcome.operations), rate(outcome.bytes));
+    let error = (!outcome.values.is_empty()).then(|| planted.error(&outcome.values));
+    let mut rows = vec![Row { error, product_rate, byte_rate, ..ours }];
     for (rival, times) in contenders.into_iter().zip(theirs) {
         if !times.is_empty() {
-            rows.push(row(rival.name(), times, None, None));
+            rows.push(row(rival.name(), times));
         }
     }
     Ok(rows)

@@ -12,6 +12,7 @@ use crate::Error;
 use crate::ops::{Engine, entries, primitive, product, tensor};
 use crate::orthonormalize::complete;
 use crate::prepare::epsilon;
+use crate::rows::{identity, off_identity, row_norms, squares};
 
 /// Columns of a block; the Gram matrix of two and its rotations take 8.4 KiB of workgroup memory.
 const BLOCK: usize = 16;
@@ -314,22 +315,10 @@ fn spread<E: Engine>(rows: &Tensor<E, 2>) -> Result<f64, Error> {
     Ok(ends[0] / ends[1])
 }
 
-/// `[n]`, from `[n, m]`.
-pub(crate) fn row_norms<E: Engine>(rows: &Tensor<E, 2>) -> Tensor<E, 1> {
-    (rows.clone() * rows.clone()).sum_dim(1).sqrt().squeeze_dim::<1>(1)
-}
-
 /// One Newton-Schulz step `(3 - v v^T) v / 2`, which squares the distance of `v` from orthonormal rows.
 fn newton_schulz<E: Engine>(v: Tensor<E, 3>) -> Tensor<E, 3> {
     let gram = product(v.clone(), v.clone().swap_dims(1, 2));
     v.clone() * 1.5 - product(gram, v) * 0.5
-}
-
-/// Makes the entry of largest modulus in each row of `u` positive, and turns `v` along.
-pub(crate) fn fix_signs<E: Engine>(u: Tensor<E, 2>, v: Tensor<E, 2>) -> (Tensor<E, 2>, Tensor<E, 2>) {
-    let negative = u.clone().min_dim(1).neg().greater(u.clone().max_dim(1));
-    let sign = negative.float().cast(u.dtype()) * -2.0 + 1.0;
-    (u * sign.clone(), v * sign)
 }
 
 /// Bound of the errors of `s`: how far `a v` is from `u s`, and both sets of vectors from orthonormal.
@@ -353,20 +342,6 @@ pub(crate) fn error_bound<E: Engine>(
     // What the products above cannot see, because they round themselves.
     let rounding = (m.max(n) as f64).sqrt() * epsilon(a);
     Ok(residual + largest * (u + v + rounding))
-}
-
-/// `x x^T - 1`
-pub(crate) fn off_identity<E: Engine>(x: &Tensor<E, 2>) -> Tensor<E, 2> {
-    product(x.clone(), x.clone().transpose()) - identity(x.dims()[0], x)
-}
-
-/// The identity, of the element type and on the device of `like`.
-pub(crate) fn identity<E: Engine>(n: usize, like: &Tensor<E, 2>) -> Tensor<E, 2> {
-    Tensor::<E, 2>::eye(n, &like.device()).cast(like.dtype())
-}
-
-pub(crate) fn squares<E: Engine>(x: Tensor<E, 2>) -> Tensor<E, 1> {
-    (x.clone() * x).sum_dim(1).sum_dim(0).squeeze_dim::<1>(1)
 }
 
 #[cfg(test)]

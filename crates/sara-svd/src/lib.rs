@@ -85,7 +85,9 @@ mod orthonormalize;
 mod prepare;
 mod randomized;
 mod report;
+mod rows;
 mod spectrum_rank;
+mod subspace;
 mod svd;
 
 pub use error::Error;

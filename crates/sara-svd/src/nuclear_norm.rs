@@ -6,9 +6,9 @@
 use burn::tensor::Tensor;
 use serde::Serialize;
 
-use crate::jacobi::{identity, squares};
 use crate::ops::{Engine, enter, entries, product};
 use crate::prepare::{Prepared, epsilon};
+use crate::rows::{identity, squares};
 use crate::svd::{host_spectrum, on_host};
 use crate::{Algorithm, Error, Method, SvdOps};
 

@@ -3,9 +3,9 @@
 use burn::tensor::Tensor;
 
 use crate::Error;
-use crate::jacobi::{identity, off_identity};
 use crate::ops::{Engine, PANEL, primitive, product, tensor};
 use crate::prepare::epsilon;
+use crate::rows::{identity, off_identity};
 
 /// Distance from the identity that the Gram matrix of orthonormal rows may have, in units of rounding.
 const ORTHONORMAL: f64 = 64.0;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use crate::nuclear_norm::bounds;
 use crate::ops::{Engine, enter, entries};
 use crate::prepare::Prepared;
-use crate::randomized::subspace;
+use crate::subspace::subspace;
 use crate::svd::{full, host_spectrum, on_host};
 use crate::{Algorithm, Error, Method, SvdOps};
 

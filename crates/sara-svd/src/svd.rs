@@ -4,6 +4,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use crate::host::{Factors, Solver};
 use crate::ops::{Engine, enter, leave, rounded, scaled, take_bytes_read};
 use crate::prepare::{Prepared, rounding};
+use crate::rows::fix_signs;
 use crate::{Algorithm, Error, Method, Place, Precision, Report, SvdOps, jacobi};
 
 /// A thin singular value decomposition `a = u diag(s) vt`, with `k = min(m, n)` or as many as were asked for.
@@ -178,7 +179,7 @@ fn restored<E: Engine>(
     transposed: bool,
 ) -> Result<Svd<E>, Error> {
     let jacobi::Factors { u, s, v, sweeps, error_bound } = factors;
-    let (u, v) = if transposed { jacobi::fix_signs(v, u) } else { jacobi::fix_signs(u, v) };
+    let (u, v) = if transposed { fix_signs(v, u) } else { fix_signs(u, v) };
     let s = a.unscale_values(s)?;
     let report = Report {
         algorithm: Algorithm::Jacobi,

@@ -26,7 +26,12 @@ pub(super) struct Tridiagonal {
 }
 
 /// Reduces the symmetric matrix whose lower triangle `a` holds.
-pub(super) fn tridiagonal(mut a: Mat<f64>) -> Tridiagonal {
+pub(super) fn tridiagonal(a: Mat<f64>) -> Tridiagonal {
+    // From outside the pool every join would wake it and wait for it.
+    rayon::scope(|_| reduce(a))
+}
+
+fn reduce(mut a: Mat<f64>) -> Tridiagonal {
     let n = a.nrows();
     let (mut diagonal, mut beside, mut taus) = (vec![0.0; n], Vec::new(), Vec::new());
     let mut start = 0;

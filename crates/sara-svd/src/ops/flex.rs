@@ -3,16 +3,17 @@
 //! What takes the time of a randomized SVD is the product of a flat matrix with a large one, and burn-flex is
 //! two to three times slower at it than the processor can be.
 
-use super::flat::{self, Rows};
-use super::{Engine, SvdOps, read};
-use crate::Error;
-use crate::host::blocks;
 use burn::tensor::ops::FloatTensorOps;
 use burn::tensor::{DType, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
+use super::flat::{self, Rows};
+use super::{Engine, SvdOps, read};
+use crate::Error;
+use crate::host::blocks;
+
 /// Rows from which a product is no longer flat.
-const FLAT: usize = 128;
+const FLAT: usize = 512;
 /// Multiplications that are worth several threads.
 const PARALLEL: usize = 1 << 21;
 

@@ -33,6 +33,24 @@ pub(crate) fn planted(m: usize, n: usize, s: &[f64], seed: u64) -> DMatrix<f64> 
     scaled * orthonormal(n, s.len(), seed + 1).transpose()
 }
 
+/// Square, with the singular values `s`, between reflections: for sizes where [`planted`] takes long.
+pub(crate) fn reflected(s: &[f64], seed: u64) -> DMatrix<f64> {
+    let n = s.len();
+    let mut a = DMatrix::from_diagonal(&s.to_vec().into());
+    let vectors = gaussian(n, 8, seed);
+    for (i, v) in vectors.column_iter().enumerate() {
+        let v = v.normalize();
+        if i % 2 == 0 {
+            let row = a.tr_mul(&v);
+            a.ger(-2.0, &v, &row, 1.0);
+        } else {
+            let column = &a * &v;
+            a.ger(-2.0, &column, &v, 1.0);
+        }
+    }
+    a
+}
+
 /// `f(i / (k - 1))` for `i` in `0..k`.
 pub(crate) fn spectrum(k: usize, f: impl Fn(f64) -> f64) -> Vec<f64> {
     (0..k).map(|i| f(i as f64 / (k - 1) as f64)).collect()

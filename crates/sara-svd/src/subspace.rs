@@ -1,0 +1,131 @@
+//! Leading singular values and vectors to full accuracy, from a random subspace that grows or turns towards them.
+
+mod filtered;
+mod krylov;
+
+use burn::tensor::Tensor;
+
+use crate::ops::{Engine, entries, product};
+use crate::prepare::epsilon;
+use crate::randomized::energy_bound;
+use crate::rows::row_norms;
+use crate::svd::leading_part;
+use crate::{Error, Method, Place};
+
+/// Relative error of a value that is good enough.
+const RELATIVE: f64 = 1e-4;
+/// Dimensions beyond `k` are half of it, and at least these: without them the last values converge slowly.
+const LEAST_BESIDE: usize = 8;
+
+/// The leading triplets of a tall matrix, scaled as it is; vectors are rows.
+pub(crate) struct Top<E: Engine> {
+    /// `[k, m]`
+    pub(crate) u: Tensor<E, 2>,
+    /// `[k]`
+    pub(crate) s: Tensor<E, 1>,
+    /// `[k, n]`
+    pub(crate) v: Tensor<E, 2>,
+    /// The same on the host.
+    pub(crate) values: Vec<f64>,
+    /// For each value, how much it may be too small or wrong by rounding.
+    pub(crate) errors: Vec<f64>,
+    pub(crate) passes: usize,
+    pub(crate) error_bound: f64,
+}
+
+/// The `k` largest values of `a [m, n]`, `m >= n`, and their vectors; `None` where a subspace is no way to them.
+pub(crate) fn subspace<E: Engine>(a: &Tensor<E, 2>, k: usize, seed: u32) -> Result<Option<Top<E>>, Error> {
+    let l = k + (k / 2).max(LEAST_BESIDE);
+    if 2 * l > a.dims()[1] {
+        return Ok(None);
+    }
+    match E::place() {
+        // Fewest products.
+        Place::Host => krylov::krylov(a, k, l, seed),
+        // Fewest calls, and the smallest matrix to decompose.
+        Place::Device => filtered::filtered(a, k, l, seed),
+    }
+}
+
+/// The best triplets in a subspace; vectors are rows.
+struct Ritz<E: Engine> {
+    /// `[l, m]`
+    u: Tensor<E, 2>,
+    /// `[l]`
+    s: Tensor<E, 1>,
+    /// `[l, n]`
+    v: Tensor<E, 2>,
+    /// `a^T u`, `[l, n]`
+    back: Tensor<E, 2>,
+    /// `s` on the host.
+    values: Vec<f64>,
+    /// Norms of `a^T u - s v`; `a v - s u` is zero.
+    residuals: Vec<f64>,
+}
+
+impl<E: Engine> Ritz<E> {
+    /// The first `l` in the space of the orthonormal rows `basis`, whose products with `a^T` are `images`.
+    fn new(a: &Tensor<E, 2>, basis: Tensor<E, 2>, images: Tensor<E, 2>, l: usize) -> Result<Self, Error> {
+        let core = leading_part(images, l, Method::Auto)?;
+        let (u, s) = (core.vt, core.s);
+        let v = product(core.u.transpose(), basis);
+        let back = product(u.clone(), a.clone());
+        let residual = back.clone() - v.clone() * s.clone().unsqueeze_dim::<2>(1);
+        let mut values = entries(Tensor::cat(vec![s.clone(), row_norms(&residual)], 0))?;
+        let residuals = values.split_off(l);
+        Ok(Self { u, s, v, back, values, residuals })
+    }
+
+    /// How far the first `k` values are from good enough: by the largest error, in units of what is allowed.
+    fn missing(&self, a: &Tensor<E, 2>, k: usize) -> f64 {
+        let allowed = |value: &f64| (RELATIVE * value).max(self.noise(a));
+        self.values
+            .iter()
+            .zip(self.errors(a, k))
+            .map(|(value, error)| error / allowed(value))
+            .fold(0.0, f64::max)
+    }
+
+    /// What products in the type of `a` cannot tell from zero.
+    fn noise(&self, a: &Tensor<E, 2>) -> f64 {
+        (a.dims()[0] as f64).sqrt() * 4.0 * epsilon(a) * self.values[0]
+    }
+
+    /// How much the first `k` values are too small.
+    ///
+    /// With the residual `r` of a value `t`, and nothing but smaller values than the last one, `end`, outside of
+    /// these vectors, the eigenvalue `t^2` is too small by at most `(t r)^2 / (t^2 - end^2)`. A residual of noise
+    /// says nothing more.
+    fn errors(&self, a: &Tensor<E, 2>, k: usize) -> Vec<f64> {
+        let noise = self.noise(a);
+        let end = self.values[self.values.len() - 1];
+        let error = |(&t, &r): (&f64, &f64)| {
+            if r <= noise {
+                0.0
+            } else if t > end {
+                (t * r * r / (t * t - end * end)).min(r)
+            } else {
+                r
+            }
+        };
+        self.values.iter().zip(&self.residuals).take(k).map(error).collect()
+    }
+
+    /// The first `k`, found in this number of passes.
+    fn top(self, a: &Tensor<E, 2>, k: usize, passes: usize) -> Result<Top<E>, Error> {
+        let ([_, m], [_, n], noise) = (self.u.dims(), self.v.dims(), self.noise(a));
+        let errors = self.errors(a, k).iter().map(|error| 2.0 * error + noise / 8.0).collect();
+        let by_residual = self.residuals[..k].iter().map(|r| r * r).sum::<f64>().sqrt() + noise;
+        let s = self.s.narrow(0, 0, k);
+        let error_bound = by_residual.min(energy_bound(a, &s)?);
+        Ok(Top {
+            u: self.u.slice([0..k, 0..m]),
+            s,
+            v: self.v.slice([0..k, 0..n]),
+            values: self.values[..k].to_vec(),
+            errors,
+            passes,
+            error_bound,
+        })
+    }
+}
