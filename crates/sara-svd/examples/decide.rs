@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{Tensor, TensorData};
-use burn_flex::Flex;
+use burn_flex::{Flex, FlexDevice};
 use clap::Parser;
 use safetensors::tensor::{Dtype, SafeTensors};
 use sara_svd::{Algorithm, Convention, Rule, host, spectrum_rank_by};
@@ -59,7 +59,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         for &share in &arguments.share {
             for convention in [Convention::Reach, Convention::Floor] {
                 let data = TensorData::new(matrix.values.clone(), matrix.shape);
-                let a = Tensor::<Flex, 2>::from_data(data, &Default::default());
+                let a = Tensor::<Flex, 2>::from_data(data, &FlexDevice);
                 let decided = spectrum_rank_by(a, share, convention, Rule::Interval).with_context(context)?;
                 let expected = host::rank_of(&spectrum, share, convention)?;
                 decisions += 1;

@@ -16,6 +16,7 @@ pub(crate) mod blocks;
 mod scaled;
 mod solve;
 mod tridiagonal;
+mod vectors;
 
 use half::{bf16, f16};
 

@@ -4,9 +4,10 @@ use faer::diag::{DiagMut, DiagRef};
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd;
 use faer::linalg::matmul::{matmul, triangular};
-use faer::{Accum, Mat, MatMut, Par, get_global_parallelism};
-use pulp::{Simd, WithSimd};
+use faer::{Accum, Mat, MatMut, Par, Spec, get_global_parallelism};
 use rayon::prelude::*;
+
+use super::vectors::{add, add_and_dot, dot};
 
 /// Columns that are reduced before the rest of the matrix is brought up to date.
 const PANEL: usize = 32;
@@ -76,7 +77,7 @@ fn bring_up_to_date(a: &mut Mat<f64>, w: &Mat<f64>, start: usize, k: usize) {
 
 /// `tau` of the reflector that maps `x` onto its first entry, and that entry; `x` becomes the reflector.
 fn reflect(x: &mut [f64]) -> (f64, f64) {
-    let (first, rest) = x.split_first_mut().expect("a reflector has an entry");
+    let Some((first, rest)) = x.split_first_mut() else { return (0.0, 0.0) };
     let alpha = std::mem::replace(first, 1.0);
     let squares = dot(rest, rest);
     if squares == 0.0 {
@@ -84,7 +85,9 @@ fn reflect(x: &mut [f64]) -> (f64, f64) {
     }
     let beta = -(alpha * alpha + squares).sqrt().copysign(alpha);
     let scale = 1.0 / (alpha - beta);
-    rest.iter_mut().for_each(|x| *x *= scale);
+    for x in rest {
+        *x *= scale;
+    }
     ((beta - alpha) / beta, beta)
 }
 
@@ -101,7 +104,9 @@ fn times_reflector(a: &Mat<f64>, w: &Mat<f64>, start: usize, k: usize, tau: f64)
     add(&mut product, &terms);
     let shift = -0.5 * tau * dot(&product, v);
     add(&mut product, &[(shift, v)]);
-    product.iter_mut().for_each(|x| *x *= tau);
+    for x in &mut product {
+        *x *= tau;
+    }
     product
 }
 
@@ -113,7 +118,7 @@ fn join<A: Send, B: Send>(n: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce
 fn symmetric_times(a: &Mat<f64>, start: usize, v: &[f64]) -> Vec<f64> {
     let n = v.len();
     // Strips of equal area, at least `STRIP` columns wide, whatever the threads.
-    let strips = (n / STRIP).clamp(1, 8);
+    let strips = (n / STRIP).clamp(1, 16);
     let bound = |i: usize| {
         let left = 1.0 - i as f64 / strips as f64;
         n - (left.sqrt() * n as f64) as usize
@@ -152,7 +157,7 @@ fn strip_times(a: &Mat<f64>, start: usize, columns: std::ops::Range<usize>, v: &
         let four = [&column(j)[4..], &column(j + 1)[3..], &column(j + 2)[2..], &column(j + 3)[1..]];
         let (head, tail) = y.split_at_mut(j + 4);
         let factors = [v[j], v[j + 1], v[j + 2], v[j + 3]];
-        let dots = pulp::Arch::new().dispatch(Both { four, factors, v: &v[j + 4..], y: tail });
+        let dots = add_and_dot(four, factors, &v[j + 4..], tail);
         head[j..].iter_mut().zip(dots).for_each(|(y, dot)| *y += dot);
         j += 4;
     }
@@ -162,110 +167,6 @@ fn strip_times(a: &Mat<f64>, start: usize, columns: std::ops::Range<usize>, v: &
         add(tail, &[(v[j], &c[1..])]);
         head[j] += c[0] * v[j] + dot(&c[1..], &v[j + 1..]);
     }
-}
-
-/// Four columns times the vector, and added up, at once.
-struct Both<'a> {
-    four: [&'a [f64]; 4],
-    factors: [f64; 4],
-    v: &'a [f64],
-    y: &'a mut [f64],
-}
-
-impl WithSimd for Both<'_> {
-    type Output = [f64; 4];
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> [f64; 4] {
-        let (v, v_rest) = S::as_simd_f64s(self.v);
-        let (y, y_rest) = S::as_mut_simd_f64s(self.y);
-        let [(c0, r0), (c1, r1), (c2, r2), (c3, r3)] = self.four.map(|c| S::as_simd_f64s(c));
-        let [f0, f1, f2, f3] = self.factors.map(|f| simd.splat_f64s(f));
-        let zero = simd.splat_f64s(0.0);
-        let (mut s0, mut s1, mut s2, mut s3) = (zero, zero, zero, zero);
-        for (((((y, &v), &c0), &c1), &c2), &c3) in y.iter_mut().zip(v).zip(c0).zip(c1).zip(c2).zip(c3) {
-            let even = simd.mul_add_e_f64s(c0, f0, *y);
-            let even = simd.mul_add_e_f64s(c1, f1, even);
-            let even = simd.mul_add_e_f64s(c2, f2, even);
-            *y = simd.mul_add_e_f64s(c3, f3, even);
-            s0 = simd.mul_add_e_f64s(c0, v, s0);
-            s1 = simd.mul_add_e_f64s(c1, v, s1);
-            s2 = simd.mul_add_e_f64s(c2, v, s2);
-            s3 = simd.mul_add_e_f64s(c3, v, s3);
-        }
-        let mut dots = [s0, s1, s2, s3].map(|s| simd.reduce_sum_f64s(s));
-        let rest = [r0, r1, r2, r3];
-        for (i, (y, v)) in y_rest.iter_mut().zip(v_rest).enumerate() {
-            for c in 0..4 {
-                *y += rest[c][i] * self.factors[c];
-                dots[c] += rest[c][i] * v;
-            }
-        }
-        dots
-    }
-}
-
-fn dot(x: &[f64], y: &[f64]) -> f64 {
-    struct Dot<'a>(&'a [f64], &'a [f64]);
-    impl WithSimd for Dot<'_> {
-        type Output = f64;
-
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) -> f64 {
-            let ((x, x_rest), (y, y_rest)) = (S::as_simd_f64s(self.0), S::as_simd_f64s(self.1));
-            let rest: f64 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
-            let mut sums = [simd.splat_f64s(0.0); 4];
-            let (x4, x1) = pulp::as_arrays::<4, _>(x);
-            let (y4, y1) = pulp::as_arrays::<4, _>(y);
-            for (x, y) in x4.iter().zip(y4) {
-                for i in 0..4 {
-                    sums[i] = simd.mul_add_e_f64s(x[i], y[i], sums[i]);
-                }
-            }
-            for (&x, &y) in x1.iter().zip(y1) {
-                sums[0] = simd.mul_add_e_f64s(x, y, sums[0]);
-            }
-            let sum = simd.add_f64s(simd.add_f64s(sums[0], sums[1]), simd.add_f64s(sums[2], sums[3]));
-            rest + simd.reduce_sum_f64s(sum)
-        }
-    }
-    pulp::Arch::new().dispatch(Dot(x, y))
-}
-
-/// `y` plus multiples of vectors.
-fn add(y: &mut [f64], terms: &[(f64, &[f64])]) {
-    struct Add<'a, 'b>(&'a mut [f64], &'a [(f64, &'b [f64])]);
-    impl WithSimd for Add<'_, '_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) {
-            let (y, y_rest) = S::as_mut_simd_f64s(self.0);
-            let terms = self.1;
-            let four = terms.chunks_exact(4);
-            for &(factor, x) in four.remainder() {
-                let (x, x_rest) = S::as_simd_f64s(x);
-                let f = simd.splat_f64s(factor);
-                y.iter_mut().zip(x).for_each(|(y, &x)| *y = simd.mul_add_e_f64s(f, x, *y));
-                y_rest.iter_mut().zip(x_rest).for_each(|(y, x)| *y += factor * x);
-            }
-            for four in four {
-                let [(c0, r0), (c1, r1), (c2, r2), (c3, r3)] =
-                    [four[0], four[1], four[2], four[3]].map(|(_, x)| S::as_simd_f64s(x));
-                let [f0, f1, f2, f3] = [four[0], four[1], four[2], four[3]].map(|(f, _)| simd.splat_f64s(f));
-                for ((((y, &c0), &c1), &c2), &c3) in y.iter_mut().zip(c0).zip(c1).zip(c2).zip(c3) {
-                    let sum = simd.mul_add_e_f64s(c0, f0, *y);
-                    let sum = simd.mul_add_e_f64s(c1, f1, sum);
-                    let sum = simd.mul_add_e_f64s(c2, f2, sum);
-                    *y = simd.mul_add_e_f64s(c3, f3, sum);
-                }
-                for (i, y) in y_rest.iter_mut().enumerate() {
-                    *y += four[0].0 * r0[i] + four[1].0 * r1[i] + four[2].0 * r2[i] + four[3].0 * r3[i];
-                }
-            }
-        }
-    }
-    pulp::Arch::new().dispatch(Add(y, terms));
 }
 
 /// Takes all reflectors of a panel out of the rest of the matrix.
@@ -306,7 +207,7 @@ impl Tridiagonal {
         let beside: Vec<f64> = self.beside.iter().copied().chain([0.0]).collect();
         let par = get_global_parallelism();
         let scratch =
-            evd::self_adjoint_evd_scratch::<f64>(n, evd::ComputeEigenvectors::Yes, par, Default::default());
+            evd::self_adjoint_evd_scratch::<f64>(n, evd::ComputeEigenvectors::Yes, par, Spec::default());
         evd::tridiagonal_self_adjoint_evd(
             DiagRef::from_slice(&self.diagonal),
             DiagRef::from_slice(&beside),
@@ -314,7 +215,7 @@ impl Tridiagonal {
             Some(vectors.as_mut()),
             par,
             MemStack::new(&mut MemBuffer::new(scratch)),
-            Default::default(),
+            Spec::default(),
         )
         .ok()?;
         Some((values, vectors))

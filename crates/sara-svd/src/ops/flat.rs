@@ -1,6 +1,10 @@
 //! Products of a few rows with a large matrix, read where it lies.
 //!
 //! A general product copies the large matrix into packed tiles first, which pays only where the tiles are used often.
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined into a dispatch does not use vector registers"
+)]
 
 use std::ops::Range;
 
@@ -17,7 +21,7 @@ const PIECES: usize = 4;
 pub(super) struct Rows<'a> {
     /// From the first entry of the first row on.
     pub(super) values: &'a [f32],
-    pub(super) rows: usize,
+    pub(super) height: usize,
     pub(super) columns: usize,
     /// From one row to the next.
     pub(super) stride: usize,
@@ -32,23 +36,23 @@ impl<'a> Rows<'a> {
 /// `x a^T`, row by row.
 pub(super) fn times_transposed(x: Rows<'_>, a: Rows<'_>) -> Vec<f32> {
     assert_eq!(x.columns, a.columns, "rows of one length");
-    let pieces = pieces(a.rows, DOT_ROWS, |rows| {
-        let mut out = vec![0.0; x.rows * rows.len()];
+    let pieces = pieces(a.height, DOT_ROWS, |rows| {
+        let mut out = vec![0.0; x.height * rows.len()];
         pulp::Arch::new().dispatch(Dots { x, a, rows, out: &mut out });
         out
     });
-    side_by_side(x.rows, a.rows, &pieces)
+    side_by_side(x.height, a.height, &pieces)
 }
 
 /// `x a`, row by row.
 pub(super) fn times(x: Rows<'_>, a: Rows<'_>) -> Vec<f32> {
-    assert_eq!(x.columns, a.rows, "a row of the matrix for each column");
+    assert_eq!(x.columns, a.height, "a row of the matrix for each column");
     let pieces = pieces(a.columns, LINE, |columns| {
-        let mut out = vec![0.0; x.rows * columns.len()];
+        let mut out = vec![0.0; x.height * columns.len()];
         pulp::Arch::new().dispatch(Sums { x, a, columns, out: &mut out });
         out
     });
-    side_by_side(x.rows, a.columns, &pieces)
+    side_by_side(x.height, a.columns, &pieces)
 }
 
 /// Works on `0..n` in pieces of a multiple of `unit`.
@@ -98,8 +102,8 @@ impl WithSimd for Dots<'_, '_> {
             let chunk = start..x.columns.min(start + CHUNK);
             for r in (0..width).step_by(DOT_ROWS) {
                 let tall = DOT_ROWS.min(width - r);
-                for i in (0..x.rows).step_by(DOT_FEW) {
-                    let few = DOT_FEW.min(x.rows - i);
+                for i in (0..x.height).step_by(DOT_FEW) {
+                    let few = DOT_FEW.min(x.height - i);
                     // At the edges rows are multiplied twice.
                     let left: [&[f32]; DOT_FEW] = std::array::from_fn(|p| x.row(i + p.min(few - 1), &chunk));
                     let right: [&[f32]; DOT_ROWS] =
@@ -169,11 +173,11 @@ impl WithSimd for Sums<'_, '_> {
         for start in (0..width).step_by(SUM_CHUNK) {
             let end = width.min(start + SUM_CHUNK);
             let chunk = columns.start + start..columns.start + end;
-            for r in (0..a.rows).step_by(SUM_ROWS) {
-                let tall = SUM_ROWS.min(a.rows - r);
+            for r in (0..a.height).step_by(SUM_ROWS) {
+                let tall = SUM_ROWS.min(a.height - r);
                 let right: [&[f32]; SUM_ROWS] = std::array::from_fn(|q| a.row(r + q.min(tall - 1), &chunk));
-                for i in (0..x.rows).step_by(SUM_FEW) {
-                    let few = SUM_FEW.min(x.rows - i);
+                for i in (0..x.height).step_by(SUM_FEW) {
+                    let few = SUM_FEW.min(x.height - i);
                     let mut factors = [[0.0; SUM_ROWS]; SUM_FEW];
                     for (p, factors) in factors.iter_mut().enumerate().take(few) {
                         factors[..tall].copy_from_slice(x.row(i + p, &(r..r + tall)));
@@ -241,9 +245,9 @@ mod tests {
             [(1, 1, 1), (2, 3, 5), (3, 4, 16), (5, 9, 1030), (7, 70, 33), (16, 13, 2100)]
         {
             let (x, a) = (made(few, columns, columns, 1), made(rows, columns, columns + 3, 2));
-            let a = Rows { values: &a, rows, columns, stride: columns + 3 };
+            let a = Rows { values: &a, height: rows, columns, stride: columns + 3 };
             let entry = |i: usize, j: usize| f64::from(a.values[i * a.stride + j]);
-            let left = Rows { values: &x, rows: few, columns, stride: columns };
+            let left = Rows { values: &x, height: few, columns, stride: columns };
             let found = times_transposed(left, a);
             for i in 0..few {
                 for r in 0..rows {
@@ -254,7 +258,7 @@ mod tests {
                 }
             }
             let x = made(few, rows, rows, 3);
-            let found = times(Rows { values: &x, rows: few, columns: rows, stride: rows }, a);
+            let found = times(Rows { values: &x, height: few, columns: rows, stride: rows }, a);
             for i in 0..few {
                 for j in 0..columns {
                     let expected: f64 = (0..rows).map(|r| f64::from(x[i * rows + r]) * entry(r, j)).sum();

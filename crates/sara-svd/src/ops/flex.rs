@@ -63,7 +63,7 @@ fn values(a: &FlexTensor) -> Option<&[f32]> {
 /// `a b`, where `a` is flat and both are matrices of f32 whose rows, or columns for `b`, are contiguous.
 fn flat_product(a: &FlexTensor, b: &FlexTensor) -> Option<FlexTensor> {
     let x = rows(a)?;
-    if x.rows > FLAT || x.rows * b.layout().num_elements() < PARALLEL {
+    if x.height > FLAT || x.height * b.layout().num_elements() < PARALLEL {
         return None;
     }
     let (values, columns) = if let Some(b) = rows(b) {
@@ -71,9 +71,9 @@ fn flat_product(a: &FlexTensor, b: &FlexTensor) -> Option<FlexTensor> {
     } else {
         let b = b.transpose(0, 1);
         let b = rows(&b)?;
-        (flat::times_transposed(x, b), b.rows)
+        (flat::times_transposed(x, b), b.height)
     };
-    Some(FlexTensor::from_data(TensorData::new(values, [x.rows, columns])))
+    Some(FlexTensor::from_data(TensorData::new(values, [x.height, columns])))
 }
 
 /// The matrix, if it is one of f32 with contiguous rows.
@@ -85,5 +85,5 @@ fn rows(a: &FlexTensor) -> Option<Rows<'_>> {
         return None;
     }
     let values = a.storage::<f32>().get(layout.start_offset()..)?;
-    Some(Rows { values, rows, columns, stride: usize::try_from(stride).ok()? })
+    Some(Rows { values, height: rows, columns, stride: usize::try_from(stride).ok()? })
 }
