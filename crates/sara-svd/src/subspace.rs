@@ -129,3 +129,43 @@ impl<E: Engine> Ritz<E> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+    use burn_flex::{Flex, FlexDevice};
+
+    use super::*;
+    use crate::host;
+
+    /// Each backend takes one way; the tests from outside see the other only where there is a GPU.
+    #[test]
+    fn both_ways_lead_to_the_leading_values() {
+        const K: usize = 12;
+        for (m, n) in [(130, 130), (300, 140)] {
+            // Full rank, and slowly falling values.
+            let values: Vec<f32> =
+                (0..m * n).map(|i| ((i * i % 1013) as f32 / 506.0 - 1.0) / (1 + i % n) as f32).collect();
+            let expected = host::singular_values(&values, m, n).expect("it converges");
+            let a = Tensor::<Flex, 2>::from_data(TensorData::new(values, [m, n]), &FlexDevice);
+            for (name, way) in [
+                ("krylov", krylov::krylov as fn(&Tensor<Flex, 2>, usize, usize, u32) -> _),
+                ("filtered", filtered::filtered),
+            ] {
+                let top = way(&a, K, K + LEAST_BESIDE, 5).expect("it is finite");
+                let top: Top<Flex> = top.unwrap_or_else(|| panic!("{name} finds them"));
+                for ((found, error), expected) in top.values.iter().zip(&top.errors).zip(&expected) {
+                    let off = (found - expected).abs();
+                    assert!(
+                        off <= RELATIVE * expected && off <= *error,
+                        "{name}: {found}, not {expected}, {error}"
+                    );
+                }
+                let s = top.s.clone().unsqueeze_dim::<2>(1);
+                let off =
+                    entries(product(top.v, a.clone().transpose()) - top.u * s).expect("it is on the host");
+                assert!(off.iter().all(|x| x.abs() <= 1e-5 * expected[0]), "{name}: a v is not s u");
+            }
+        }
+    }
+}
