@@ -52,15 +52,16 @@ fn run(arguments: &Arguments) -> Result<()> {
     let matrices = read(&arguments.input, arguments.longest, &arguments.name)?;
     ensure!(!matrices.is_empty(), "{} holds no such matrix in f32", arguments.input.display());
     let (mut decisions, mut by_bounds, mut wrong) = (0, 0, 0);
-    for matrix in &matrices {
+    let count = matrices.len();
+    for matrix in matrices {
         let [m, n] = matrix.shape;
         let context = || matrix.name.clone();
         let spectrum = host::singular_values(&matrix.values, m, n).with_context(context)?;
+        let a = Tensor::<Flex, 2>::from_data(TensorData::new(matrix.values, [m, n]), &FlexDevice);
         for &share in &arguments.share {
             for convention in [Convention::Reach, Convention::Floor] {
-                let data = TensorData::new(matrix.values.clone(), matrix.shape);
-                let a = Tensor::<Flex, 2>::from_data(data, &FlexDevice);
-                let decided = spectrum_rank_by(a, share, convention, Rule::Interval).with_context(context)?;
+                let decided =
+                    spectrum_rank_by(a.clone(), share, convention, Rule::Interval).with_context(context)?;
                 let expected = host::rank_of(&spectrum, share, convention)?;
                 decisions += 1;
                 by_bounds += usize::from(decided.algorithm == Algorithm::Interval);
@@ -71,10 +72,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    println!(
-        "{} matrices, {decisions} decisions, {by_bounds} by bounds alone, {wrong} wrong",
-        matrices.len()
-    );
+    println!("{count} matrices, {decisions} decisions, {by_bounds} by bounds alone, {wrong} wrong");
     ensure!(wrong == 0, "bounds decided another rank than the spectrum");
     Ok(())
 }
