@@ -19,21 +19,6 @@ pub fn transpose(rows: usize, columns: usize, value: impl Fn(usize) -> f32 + Syn
     }
 }
 
-/// [`transpose`] on this thread alone, into a buffer that is used again.
-pub(crate) fn transpose_into(out: &mut Vec<f32>, rows: usize, columns: usize, value: impl Fn(usize) -> f32) {
-    out.clear();
-    out.reserve(rows * columns);
-    let pieces = out.spare_capacity_mut()[..rows * columns].chunks_mut(BLOCK * rows.max(1));
-    for (block, piece) in pieces.enumerate() {
-        transpose_block(rows, columns, block * BLOCK, &value, piece);
-    }
-    #[expect(unsafe_code, reason = "a vector is not told otherwise that it is full")]
-    // SAFETY: there is room, and every element was written.
-    unsafe {
-        out.set_len(rows * columns);
-    }
-}
-
 /// The rows of the transpose from `first` on, as many as `out` has room for; it writes all of `out`.
 fn transpose_block(
     rows: usize,

@@ -13,7 +13,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, TensorPrimitive};
 
-/// Backend extension: the linear layer and its gradient, by default burn's own products.
+/// Backend extension: the linear layer and its gradients, by default burn's own products.
 ///
 /// [`linear`] is the interface; the methods here are what a backend may override.
 pub trait LinearOps: Backend {
@@ -33,6 +33,11 @@ pub trait LinearOps: Backend {
     /// Gradient of [`linear`] by its input: `grad weightᵀ`.
     fn fused_linear_backward(weight: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         stock_linear_backward::<Self>(weight, grad)
+    }
+
+    /// Gradient of [`linear`] by its weight: `xᵀ grad`.
+    fn fused_linear_weight_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        stock_linear_weight_backward::<Self>(x, grad)
     }
 }
 
@@ -86,6 +91,10 @@ fn stock_linear<B: Backend>(
 
 fn stock_linear_backward<B: Backend>(weight: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
     primitive(tensor::<B, 2>(grad).matmul(tensor::<B, 2>(weight).transpose()))
+}
+
+fn stock_linear_weight_backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
+    primitive(tensor::<B, 2>(x).transpose().matmul(tensor(grad)))
 }
 
 /// A tensor of a backend's own, of rank `D`.

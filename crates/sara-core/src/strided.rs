@@ -41,16 +41,20 @@ impl<'a> Matrix<'a> {
         Self::new(data, count, self.shape[1], self.strides[0])
     }
 
+    /// `count` columns from `start`.
+    ///
+    /// # Panics
+    /// If there are not so many, or the matrix is transposed.
+    pub fn columns(self, (start, count): (usize, usize)) -> Self {
+        assert!(start + count <= self.shape[1] && self.strides[1] == 1, "columns lie inside their matrix");
+        let data = if self.shape[0] == 0 { &[] } else { &self.data[start..] };
+        Self::new(data, self.shape[0], count, self.strides[0])
+    }
+
     /// The same values with rows and columns exchanged.
     pub fn transposed(self) -> Self {
         let ([n_rows, n_cols], [row, col]) = (self.shape, self.strides);
         Self { data: self.data, shape: [n_cols, n_rows], strides: [col, row] }
-    }
-
-    /// The values, if they fill the rows without gaps and one after the other.
-    pub(crate) fn values(&self) -> &'a [f32] {
-        assert_eq!(self.strides, [self.shape[1], 1], "a dense matrix by rows");
-        &self.data[..self.shape[0] * self.shape[1]]
     }
 }
 

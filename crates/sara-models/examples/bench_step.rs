@@ -19,8 +19,8 @@ use sara_models::run::OptimizerConfig;
 use sara_models::train::{Options, Trained, classify, peak_memory_bytes};
 use serde_json::json;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[path = "../src/bin/sara/allocator.rs"]
+mod allocator;
 
 #[derive(Parser)]
 struct Args {
@@ -48,6 +48,7 @@ struct Args {
 }
 
 fn main() -> anyhow::Result<()> {
+    allocator::keep_memory();
     let args = Args::parse();
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     // On a thread of the pool, as the command line does it.

@@ -34,8 +34,7 @@ impl<B: LinearOps, const N: usize> Backward<B, N> for Linear {
             grads.register::<B>(bias.id, primitive(rows.sum_dim(0).reshape([d_out])));
         }
         if let (Some(parent), Some(x)) = (of_weight, x) {
-            let product = tensor::<B, 2>(x).transpose().matmul(tensor(grad.clone()));
-            grads.register::<B>(parent.id, primitive(product));
+            grads.register::<B>(parent.id, B::fused_linear_weight_backward(x, grad.clone()));
         }
         if let (Some(parent), Some(weight)) = (of_x, weight) {
             grads.register::<B>(parent.id, B::fused_linear_backward(weight, grad));

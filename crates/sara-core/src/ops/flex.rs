@@ -1,5 +1,6 @@
 //! The linear layer on flex: forward a piece of rows for each thread, which starts from the bias; back a panel of
-//! columns at a time, whose part of the weight a thread transposes into its cache.
+//! columns at a time, so that each part of the weight is packed by one thread alone. The gradient of a weight is cut
+//! into panels along its longer side, since that of an adapter is a few rows or columns wide.
 //!
 //! burn-flex hands whole products to several threads, which wait for one another at every block; here they meet once.
 //! Only f32 goes this way. A value never depends on the piece that it is in, hence not on the threads.
@@ -10,14 +11,15 @@ use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
 use rayon::prelude::*;
 
-use super::{LinearOps, stock_linear, stock_linear_backward};
-use crate::buffer::{filled, transpose_into};
+use super::{LinearOps, stock_linear, stock_linear_backward, stock_linear_weight_backward};
+use crate::buffer::{filled, transpose};
 use crate::strided::{Matrix, multiply};
 
 /// Rows that are worth a thread of their own.
 const ROWS: usize = 128;
-/// Columns of a panel: 3,072 rows of it fit a second-level cache.
+/// Columns of a panel, and how many times as many it has where there are enough for every thread.
 const PANEL: usize = 64;
+const WIDER: usize = 3;
 /// A product of so few rows and columns, or of one column, gemm sums in another order than a larger one.
 const SMALL: usize = 64;
 
@@ -40,10 +42,18 @@ impl LinearOps for Flex {
         }
         let (weight, grad) = (contiguous(weight), contiguous(grad));
         let (weight, grad) = (matrix(&weight), matrix(&grad));
-        if grad.n_rows() < ROWS {
+        if grad.n_rows() < ROWS || weight.n_rows() <= PANEL {
             return product(grad, weight.transposed(), None);
         }
         product_by_panels(grad, weight)
+    }
+
+    fn fused_linear_weight_backward(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
+        if !(fuses(&x) && fuses(&grad)) {
+            return stock_linear_weight_backward::<Self>(x, grad);
+        }
+        let (x, grad) = (contiguous(x), contiguous(grad));
+        weight_gradient(matrix(&x), matrix(&grad))
     }
 }
 
@@ -105,18 +115,17 @@ fn product_by_panels(grad: Matrix<'_>, weight: Matrix<'_>) -> FlexTensor {
     // SAFETY: no element is written by two threads, and none is read.
     unsafe impl Sync for Start {}
 
-    let (rows, d_out, d_in) = (grad.n_rows(), grad.n_cols(), weight.n_rows());
+    let (rows, d_in) = (grad.n_rows(), weight.n_rows());
     let mut dx = Vec::<f32>::with_capacity(rows * d_in);
     let start = Start(dx.as_mut_ptr());
-    (0..d_in).into_par_iter().step_by(PANEL).for_each_init(Vec::new, |panel, first| {
+    let width = (d_in / rayon::current_num_threads()).next_multiple_of(PANEL).clamp(PANEL, WIDER * PANEL);
+    (0..d_in).into_par_iter().step_by(width).for_each(|first| {
         let start = &start;
-        let columns = PANEL.min(d_in - first);
-        let part = weight.rows((first, columns)).values();
-        transpose_into(panel, columns, d_out, |i| part[i]);
+        let part = weight.rows((first, width.min(d_in - first)));
         #[expect(unsafe_code, reason = "the destination is not written yet")]
         // SAFETY: these columns lie inside the buffer of `rows` rows of `d_in`, and no other panel has them.
         unsafe {
-            multiply(grad, Matrix::new(panel, d_out, columns, columns), start.0.add(first), d_in, false);
+            multiply(grad, part.transposed(), start.0.add(first), d_in, false);
         }
     });
     #[expect(unsafe_code, reason = "no zeros first")]
@@ -125,6 +134,45 @@ fn product_by_panels(grad: Matrix<'_>, weight: Matrix<'_>) -> FlexTensor {
         dx.set_len(rows * d_in);
     }
     tensor(dx, [rows, d_in])
+}
+
+/// `xᵀ grad`; nothing is empty.
+fn weight_gradient(x: Matrix<'_>, grad: Matrix<'_>) -> FlexTensor {
+    let (d_in, d_out) = (x.n_cols(), grad.n_cols());
+    let gradient = if d_in < d_out {
+        let transposed = by_rows(grad, x);
+        transpose(d_out, d_in, |i| transposed[i])
+    } else {
+        by_rows(x, grad)
+    };
+    tensor(gradient, [d_in, d_out])
+}
+
+/// `tallᵀ wide`, a panel of its rows at a time, of which it should have more than columns.
+fn by_rows(tall: Matrix<'_>, wide: Matrix<'_>) -> Vec<f32> {
+    let (rows, columns) = (tall.n_cols(), wide.n_cols());
+    let mut product = vec![0.0; rows * columns];
+    product.par_chunks_mut(PANEL * columns).enumerate().for_each_init(
+        Vec::new,
+        |scratch, (panel, product)| {
+            let count = product.len() / columns;
+            // gemm's registers run along the rows of a result: here they are the longer side.
+            scratch.clear();
+            scratch.resize(columns * count, 0.0);
+            #[expect(unsafe_code, reason = "gemm takes pointers")]
+            // SAFETY: the buffer has a row for each column of the result, is borrowed alone, and was written.
+            unsafe {
+                let tall = tall.columns((panel * PANEL, count));
+                multiply(wide.transposed(), tall, scratch.as_mut_ptr(), count, true);
+            }
+            for (row, product) in product.chunks_exact_mut(columns).enumerate() {
+                for (column, x) in product.iter_mut().enumerate() {
+                    *x = scratch[column * count + row];
+                }
+            }
+        },
+    );
+    product
 }
 
 fn tensor(values: Vec<f32>, shape: [usize; 2]) -> FlexTensor {

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+#[path = "sara/allocator.rs"]
+mod allocator;
 #[path = "sara/console.rs"]
 mod console;
 #[path = "sara/demo.rs"]
@@ -37,10 +39,6 @@ mod train;
 
 use console::Console;
 use sara_models::run::Device;
-
-/// The system's allocator returns every large tensor to the kernel and faults it in again.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Adapt a pretrained model: pick ranks, train an adapter, hand it over.
 #[derive(Parser)]
@@ -93,6 +91,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    allocator::keep_memory();
     let Cli { global, command } = Cli::parse();
     let console = Console { json: global.json, quiet: false };
     if let Err(error) = run(global, command, console) {

@@ -199,6 +199,8 @@ fn cases() -> Vec<Case> {
         linear(1, true, [1, 1, 3]),
         linear(8, false, [2, 150, 40]),
         linear(70, true, [3, 150, 33]),
+        linear(150, false, [2, 70, 20]),
+        linear(8, false, [2, 70, 140]),
         attention(1, [1, 1, 3]),
         attention(3, [2, 7, 15]),
         attention(1, [2, 7, 13]),

@@ -4,12 +4,14 @@
 //! exist only in a thread's scratch, in the backward pass too, which computes them again: five products
 //! instead of four, against a buffer `[batch, heads, seq, seq]` kept by every layer.
 
+use std::mem::MaybeUninit;
+
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 use sara_core::strided::Matrix;
 
 use super::super::AttentionInputs;
-use super::strided::MatrixMut;
+use super::strided::{MatrixMut, Sum, Unwritten};
 use super::{contiguous, kernels};
 
 /// Queries of one block: with some hundred keys its scores stay in the second-level cache.
@@ -38,22 +40,29 @@ impl Attention {
     }
 
     pub(super) fn forward(&self) -> Vec<f32> {
-        let mut output = vec![0.0; self.q.storage::<f32>().len()];
-        let outputs = MatrixMut::heads(&mut output, self.n_queries, self.d, self.n_heads);
-        outputs.into_par_iter().enumerate().for_each_init(Vec::new, |scratch, (index, mut output)| {
+        let mut output = room_for(&self.q);
+        let outputs = Unwritten::heads(&mut output, self.n_queries, self.d, self.n_heads);
+        outputs.into_par_iter().enumerate().for_each_init(Vec::new, |scratch, (index, output)| {
             let head = self.head(index);
+            let mut rest = output;
             for block in head.blocks() {
-                let p = head.probabilities(block, scratch);
-                output.rows(block).set_product(p, head.v);
+                let [output, below] = rest.split(block.1);
+                output.product(head.probabilities(block, scratch), head.v);
+                rest = below;
             }
+            rest.zeros();
         });
-        output
+        #[expect(unsafe_code, reason = "no zeros first")]
+        // SAFETY: every row of every head was written, by a product or with zeros.
+        unsafe {
+            output.assume_init().into_vec()
+        }
     }
 
     /// Gradients of query, key and value where `wanted`, from that of the output.
     pub(super) fn backward(&self, grad: &[f32], wanted: [bool; 3]) -> [Option<Vec<f32>>; 3] {
-        let zeros = |wanted: bool, like: &FlexTensor| wanted.then(|| vec![0.0; like.storage::<f32>().len()]);
-        let mut grads = [zeros(wanted[0], &self.q), zeros(wanted[1], &self.k), zeros(wanted[2], &self.v)];
+        let room = |wanted: bool, like: &FlexTensor| wanted.then(|| room_for(like));
+        let mut grads = [room(wanted[0], &self.q), room(wanted[1], &self.k), room(wanted[2], &self.v)];
         let [dq, dk, dv] = &mut grads;
         let (dq, dk, dv) =
             (self.heads(dq, self.n_queries), self.heads(dk, self.n_keys), self.heads(dv, self.n_keys));
@@ -61,14 +70,20 @@ impl Attention {
         grads_of_heads.for_each_init(Default::default, |scratch, (index, ((dq, dk), dv))| {
             self.head(index).backward(self.part(grad, self.n_queries, index), [dq, dk, dv], scratch);
         });
-        grads
+        #[expect(unsafe_code, reason = "no zeros first")]
+        // SAFETY: every row of every head of each was written, by a product or with zeros.
+        grads.map(|grad| grad.map(|grad| unsafe { grad.assume_init() }.into_vec()))
     }
 
     /// The heads of a buffer `[batch, n_rows, d]`, or as many times nothing.
-    fn heads<'a>(&self, data: &'a mut Option<Vec<f32>>, n_rows: usize) -> Vec<Option<MatrixMut<'a>>> {
+    fn heads<'a>(
+        &self,
+        data: &'a mut Option<Box<[MaybeUninit<f32>]>>,
+        n_rows: usize,
+    ) -> Vec<Option<Unwritten<'a>>> {
         match data {
             Some(data) => {
-                MatrixMut::heads(data, n_rows, self.d, self.n_heads).into_iter().map(Some).collect()
+                Unwritten::heads(data, n_rows, self.d, self.n_heads).into_iter().map(Some).collect()
             }
             None => (0..self.bias.len() / self.n_keys * self.n_heads).map(|_| None).collect(),
         }
@@ -90,6 +105,11 @@ impl Attention {
         let [k, v] = [&self.k, &self.v].map(|x| self.part(x.storage::<f32>(), self.n_keys, index));
         Head { q, k: k.rows((0, n_keys)), v: v.rows((0, n_keys)), bias: &bias[..n_keys] }
     }
+}
+
+/// A buffer for as many values.
+fn room_for(like: &FlexTensor) -> Box<[MaybeUninit<f32>]> {
+    Box::new_uninit_slice(like.storage::<f32>().len())
 }
 
 /// Minus infinity where the mask is false.
@@ -127,16 +147,21 @@ impl<'a> Head<'a> {
     fn backward(
         &self,
         grad: Matrix<'a>,
-        [mut dq, mut dk, mut dv]: [Option<MatrixMut<'_>>; 3],
+        [mut dq, dk, dv]: [Option<Unwritten<'_>>; 3],
         [scratch_p, scratch_s]: &mut [Vec<f32>; 2],
     ) {
         let n_keys = self.bias.len();
+        let [mut dk, mut dv] = [dk, dv].map(|grad| {
+            grad.map(|grad| {
+                let [keys, padding] = grad.split(n_keys);
+                padding.zeros();
+                Sum::Empty(keys)
+            })
+        });
         for block in self.blocks() {
             let grad = grad.rows(block);
             let p = self.probabilities(block, scratch_p);
-            if let Some(dv) = &mut dv {
-                dv.rows((0, n_keys)).add_product(p.transposed(), grad);
-            }
+            dv = dv.map(|dv| dv.add(p.transposed(), grad));
             if dq.is_none() && dk.is_none() {
                 continue;
             }
@@ -144,12 +169,16 @@ impl<'a> Head<'a> {
             MatrixMut::new(scratch_s, block.1, n_keys).set_product(grad, self.v.transposed());
             kernels::softmax_backward(scratch_p, scratch_s, n_keys, self.scale());
             let ds = Matrix::new(scratch_s, block.1, n_keys, n_keys);
-            if let Some(dq) = &mut dq {
-                dq.rows(block).set_product(ds, self.k);
-            }
-            if let Some(dk) = &mut dk {
-                dk.rows((0, n_keys)).add_product(ds.transposed(), self.q.rows(block));
-            }
+            dq = dq.map(|rest| {
+                let [dq, below] = rest.split(block.1);
+                dq.product(ds, self.k);
+                below
+            });
+            dk = dk.map(|dk| dk.add(ds.transposed(), self.q.rows(block)));
+        }
+        dq.map(Unwritten::zeros);
+        for sum in [dk, dv].into_iter().flatten() {
+            sum.finish();
         }
     }
 }
