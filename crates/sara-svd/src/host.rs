@@ -15,6 +15,7 @@
 pub(crate) mod blocks;
 mod scaled;
 mod solve;
+pub(crate) mod symmetric;
 mod tridiagonal;
 mod vectors;
 

@@ -73,6 +73,12 @@ pub trait Engine: Backend {
         Self::float_matmul(a, b)
     }
 
+    /// `x a^T` and `x a^T a` for a few rows `x` and a large matrix `a`.
+    fn there_and_back(x: FloatTensor<Self>, a: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let there = Self::product(x, Self::float_transpose(a.clone()));
+        (there.clone(), Self::product(there, a))
+    }
+
     /// Rotations that make Gram matrices `[p, d, d]` more diagonal, `d` even: `j [p, d, d]` orthogonal, so that
     /// `j^T g j` is nearly diagonal and descending, and `[p, 3]` of what was found before: the largest cosine
     /// between two columns, the same between columns with squared norms above the matrix's own of `floors [p]`,
@@ -188,6 +194,12 @@ pub(crate) fn primitive<B: Backend, const D: usize>(a: Tensor<B, D>) -> FloatTen
 /// `a b`, see [`Engine::product`].
 pub(crate) fn product<E: Engine, const D: usize>(a: Tensor<E, D>, b: Tensor<E, D>) -> Tensor<E, D> {
     tensor(E::product(primitive(a), primitive(b)))
+}
+
+/// `x a^T` and `x a^T a`, see [`Engine::there_and_back`].
+pub(crate) fn there_and_back<E: Engine>(x: Tensor<E, 2>, a: Tensor<E, 2>) -> (Tensor<E, 2>, Tensor<E, 2>) {
+    let (there, back) = E::there_and_back(primitive(x), primitive(a));
+    (tensor(there), tensor(back))
 }
 
 /// The entries of a small tensor, on the host.

@@ -76,39 +76,17 @@ impl<E: Engine> Ritz<E> {
         Ok(Self { u, s, v, back, values, residuals })
     }
 
-    /// How far the first `k` values are from good enough: by the largest error, in units of what is allowed.
+    /// See [`missing`].
     fn missing(&self, a: &Tensor<E, 2>, k: usize) -> f64 {
-        let allowed = |value: &f64| (RELATIVE * value).max(self.noise(a));
-        self.values
-            .iter()
-            .zip(self.errors(a, k))
-            .map(|(value, error)| error / allowed(value))
-            .fold(0.0, f64::max)
+        missing(&self.values, &self.residuals, self.noise(a), k)
     }
 
-    /// What products in the type of `a` cannot tell from zero.
     fn noise(&self, a: &Tensor<E, 2>) -> f64 {
-        (a.dims()[0] as f64).sqrt() * 4.0 * epsilon(a) * self.values[0]
+        noise(a, self.values[0])
     }
 
-    /// How much the first `k` values are too small.
-    ///
-    /// With the residual `r` of a value `t`, and nothing but smaller values than the last one, `end`, outside of
-    /// these vectors, the eigenvalue `t^2` is too small by at most `(t r)^2 / (t^2 - end^2)`. A residual of noise
-    /// says nothing more.
     fn errors(&self, a: &Tensor<E, 2>, k: usize) -> Vec<f64> {
-        let noise = self.noise(a);
-        let end = self.values[self.values.len() - 1];
-        let error = |(&t, &r): (&f64, &f64)| {
-            if r <= noise {
-                0.0
-            } else if t > end {
-                (t * r * r / (t * t - end * end)).min(r)
-            } else {
-                r
-            }
-        };
-        self.values.iter().zip(&self.residuals).take(k).map(error).collect()
+        errors(&self.values, &self.residuals, self.noise(a), k)
     }
 
     /// The first `k`, found in this number of passes.
@@ -128,6 +106,37 @@ impl<E: Engine> Ritz<E> {
             error_bound,
         })
     }
+}
+
+/// What products in the type of `a`, whose largest value is `first`, cannot tell from zero.
+fn noise<E: Engine>(a: &Tensor<E, 2>, first: f64) -> f64 {
+    (a.dims()[0] as f64).sqrt() * 4.0 * epsilon(a) * first
+}
+
+/// How far the first `k` values are from good enough: by the largest error, in units of what is allowed.
+fn missing(values: &[f64], residuals: &[f64], noise: f64, k: usize) -> f64 {
+    let allowed = |value: &f64| (RELATIVE * value).max(noise);
+    let errors = errors(values, residuals, noise, k);
+    values.iter().zip(errors).map(|(value, error)| error / allowed(value)).fold(0.0, f64::max)
+}
+
+/// How much the first `k` values are too small.
+///
+/// With the residual `r` of a value `t`, and nothing but smaller values than the last one, `end`, outside of these
+/// vectors, the eigenvalue `t^2` is too small by at most `(t r)^2 / (t^2 - end^2)`. A residual of noise says nothing
+/// more.
+fn errors(values: &[f64], residuals: &[f64], noise: f64, k: usize) -> Vec<f64> {
+    let end = values[values.len() - 1];
+    let error = |(&t, &r): (&f64, &f64)| {
+        if r <= noise {
+            0.0
+        } else if t > end {
+            (t * r * r / (t * t - end * end)).min(r)
+        } else {
+            r
+        }
+    };
+    values.iter().zip(residuals).take(k).map(error).collect()
 }
 
 #[cfg(test)]

@@ -36,6 +36,17 @@ impl Engine for Flex {
         flat_product(&a, &b).unwrap_or_else(|| Self::float_matmul(a, b))
     }
 
+    fn there_and_back(x: FlexTensor, a: FlexTensor) -> (FlexTensor, FlexTensor) {
+        if let (Some(few), Some(large)) = (rows(&x), rows(&a))
+            && is_flat(few, &a)
+        {
+            let (there, back) = flat::there_and_back(few, large);
+            return (matrix(there, few.height, large.height), matrix(back, few.height, large.columns));
+        }
+        let there = Self::product(x, Self::float_transpose(a.clone()));
+        (there.clone(), Self::product(there, a))
+    }
+
     fn run<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         // From outside the pool every product would wake it and wait for it.
         rayon::scope(|_| work())
@@ -63,7 +74,7 @@ fn values(a: &FlexTensor) -> Option<&[f32]> {
 /// `a b`, where `a` is flat and both are matrices of f32 whose rows, or columns for `b`, are contiguous.
 fn flat_product(a: &FlexTensor, b: &FlexTensor) -> Option<FlexTensor> {
     let x = rows(a)?;
-    if x.height > FLAT || x.height * b.layout().num_elements() < PARALLEL {
+    if !is_flat(x, b) {
         return None;
     }
     let (values, columns) = if let Some(b) = rows(b) {
@@ -73,7 +84,16 @@ fn flat_product(a: &FlexTensor, b: &FlexTensor) -> Option<FlexTensor> {
         let b = rows(&b)?;
         (flat::times_transposed(x, b), b.height)
     };
-    Some(FlexTensor::from_data(TensorData::new(values, [x.height, columns])))
+    Some(matrix(values, x.height, columns))
+}
+
+/// Whether a product of these rows with a matrix is one of a few with a large one.
+fn is_flat(x: Rows<'_>, large: &FlexTensor) -> bool {
+    x.height <= FLAT && x.height * large.layout().num_elements() >= PARALLEL
+}
+
+fn matrix(values: Vec<f32>, rows: usize, columns: usize) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, [rows, columns]))
 }
 
 /// The matrix, if it is one of f32 with contiguous rows.

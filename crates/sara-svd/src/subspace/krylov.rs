@@ -3,10 +3,12 @@
 use std::ops::RangeInclusive;
 
 use burn::tensor::Tensor;
+use faer::Mat;
 
-use super::{Ritz, Top};
+use super::{Ritz, Top, missing, noise};
 use crate::Error;
-use crate::ops::{Engine, product, tensor};
+use crate::host::symmetric;
+use crate::ops::{Engine, entries, product, rounded, tensor, there_and_back};
 use crate::orthonormalize::{orthonormal_to, orthonormalize};
 
 /// Dimensions that one step adds are half of `k`, within these: few make a good basis, many a fast product.
@@ -19,8 +21,8 @@ const DECAY: f64 = 18.0;
 /// The `k` largest values of `a [m, n]`, `m >= n`, and their vectors, where some of the first `l` are wanted roughly;
 /// `None` where they do not come out.
 ///
-/// Now and then the best vectors in the space are taken, and from how far off they are follows how many dimensions
-/// are missing.
+/// `a^T a` is block tridiagonal on the basis. Now and then its values there are looked at, and from how far off they
+/// are follows how many dimensions are missing; only when they seem good are they computed from the products.
 pub(super) fn krylov<E: Engine>(
     a: &Tensor<E, 2>,
     k: usize,
@@ -28,35 +30,187 @@ pub(super) fn krylov<E: Engine>(
     seed: u32,
 ) -> Result<Option<Top<E>>, Error> {
     let [m, n] = a.dims();
+    // The last of the `l` have not all come out: one further up bounds what is outside.
+    let l = k.midpoint(l);
     let step = (k / 2).clamp(*STEPS.start(), *STEPS.end());
-    let at = a.clone().transpose();
     let start = tensor(E::sketch([step, m], seed, a.dtype(), &a.device()));
-    let mut basis = orthonormalize(product(start, a.clone()))?; // [dimensions, n]
-    let mut image = product(basis.clone(), at.clone());
-    let mut images = image.clone(); // [dimensions, m]
+    let mut new = orthonormalize(product(start, a.clone()))?;
+    let mut basis = new.clone(); // [dimensions, n]
+    let mut images = Vec::new(); // [step, m] each
+    let mut projection = Projection::default();
     let mut due = (FIRST * k).max(l + 2 * step).min(n * 2 / 3);
-    for passes in 2.. {
-        let have = basis.dims()[0];
-        let dimensions = n.min(have + step);
-        let next = product(image, a.clone()).slice([0..dimensions - have, 0..n]);
-        let new = orthonormal_to(&basis, next)?;
-        image = product(new.clone(), at.clone());
-        basis = Tensor::cat(vec![basis, new], 0);
-        images = Tensor::cat(vec![images, image.clone()], 0);
-        if dimensions < due.min(n) {
-            continue;
-        }
-        // The last of the `l` have not all come out: one further up bounds what is outside.
-        let ritz = Ritz::new(a, basis.clone(), images.clone(), k.midpoint(l))?;
-        let missing = ritz.missing(a, k);
-        if missing <= 1.0 {
-            return Ok(Some(ritz.top(a, k, passes)?));
-        }
+    for passes in 1.. {
+        let (image, next) = there_and_back(new, a.clone());
+        projection.push(entries(product(image.clone(), image.clone().transpose()))?);
+        images.push(image);
+        let dimensions = basis.dims()[0];
         if dimensions == n {
-            break;
+            let ritz = Ritz::new(a, basis, Tensor::cat(images, 0), l)?;
+            return (ritz.missing(a, k) <= 1.0).then(|| ritz.top(a, k, passes)).transpose();
         }
-        let wanted = (dimensions as f64 * missing.powf(1.0 / DECAY)) as usize;
-        due = wanted.max(dimensions + step);
+        let rows = next.dims()[0].min(n - dimensions);
+        new = orthonormal_to(&basis, next.clone().slice([0..rows, 0..n]))?;
+        let coupling = entries(product(new.clone(), next.transpose()))?;
+        if dimensions >= due {
+            let look = projection.look(&coupling, a, l);
+            let mut missing = look.as_ref().map_or(0.0, |look| look.missing(k));
+            if missing <= 1.0 {
+                let images = Tensor::cat(images.clone(), 0);
+                let leading = look.map(|look| {
+                    let vectors = look.vectors(a);
+                    (product(vectors.clone(), basis.clone()), product(vectors, images.clone()))
+                });
+                // The whole space, should rounding have hidden small values from the look.
+                for (basis, images) in leading.into_iter().chain([(basis.clone(), images)]) {
+                    let ritz = Ritz::new(a, basis, images, l)?;
+                    missing = ritz.missing(a, k);
+                    if missing <= 1.0 {
+                        return ritz.top(a, k, passes).map(Some);
+                    }
+                }
+            }
+            let wanted = (dimensions as f64 * missing.powf(1.0 / DECAY)) as usize;
+            due = wanted.max(dimensions + step);
+        }
+        projection.couple(coupling);
+        basis = Tensor::cat(vec![basis, new.clone()], 0);
     }
     Ok(None)
+}
+
+/// `a^T a` on the basis: symmetric and block tridiagonal.
+#[derive(Default)]
+struct Projection {
+    /// Square blocks of the diagonal.
+    diagonal: Vec<Vec<f64>>,
+    /// The block below each of them but the last.
+    below: Vec<Vec<f64>>,
+    dimensions: usize,
+}
+
+impl Projection {
+    /// Adds a square block to the diagonal.
+    fn push(&mut self, block: Vec<f64>) {
+        self.dimensions += block.len().isqrt();
+        self.diagonal.push(block);
+    }
+
+    /// Adds the block below the last of the diagonal.
+    fn couple(&mut self, block: Vec<f64>) {
+        self.below.push(block);
+    }
+
+    /// The first `l` values on this basis, with the block `coupling` that would be next; `None` where they do not come
+    /// out.
+    ///
+    /// Rounding hides what is less than a unit in the last place of the square of the largest value, and so says
+    /// nothing of values that are less than a hundredth of it.
+    fn look<E: Engine>(&self, coupling: &[f64], a: &Tensor<E, 2>, l: usize) -> Option<Look> {
+        let (squares, vectors) = symmetric::leading(self.lower(), l)?;
+        let values: Vec<f64> = squares.iter().map(|x| x.max(0.0).sqrt()).collect();
+        let noise = noise(a, values[0]);
+        let last = self.diagonal.last()?.len().isqrt();
+        let residual = |(i, value): (usize, &f64)| {
+            let vector = &vectors.col_as_slice(i)[self.dimensions - last..];
+            let entry = |row: &[f64]| row.iter().zip(vector).map(|(x, y)| x * y).sum::<f64>();
+            let norm = coupling.chunks_exact(last).map(|row| entry(row).powi(2)).sum::<f64>().sqrt();
+            if norm <= noise * values[0] { 0.0 } else { norm / value }
+        };
+        let residuals = values.iter().enumerate().map(residual).collect();
+        Some(Look { values, residuals, noise, vectors })
+    }
+
+    /// The lower triangle.
+    fn lower(&self) -> Mat<f64> {
+        let mut lower = Mat::zeros(self.dimensions, self.dimensions);
+        let mut start = 0;
+        for (i, block) in self.diagonal.iter().enumerate() {
+            let width = block.len().isqrt();
+            let below = self.below.get(i).into_iter().flat_map(|below| below.chunks_exact(width));
+            for (row, values) in block.chunks_exact(width).chain(below).enumerate() {
+                for (column, &value) in values.iter().enumerate() {
+                    lower[(start + row, start + column)] = value;
+                }
+            }
+            start += width;
+        }
+        lower
+    }
+}
+
+/// Values as far as the projection shows them.
+struct Look {
+    /// Descending.
+    values: Vec<f64>,
+    /// Norms of `a^T u - s v`.
+    residuals: Vec<f64>,
+    noise: f64,
+    /// On the basis, as columns.
+    vectors: Mat<f64>,
+}
+
+impl Look {
+    /// See [`missing`].
+    fn missing(&self, k: usize) -> f64 {
+        missing(&self.values, &self.residuals, self.noise, k)
+    }
+
+    /// The vectors as rows, `[l, dimensions]`, of the element type and on the device of `like`.
+    fn vectors<E: Engine>(&self, like: &Tensor<E, 2>) -> Tensor<E, 2> {
+        let values =
+            self.vectors.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect();
+        let shape = [self.vectors.ncols(), self.vectors.nrows()];
+        Tensor::from_data(rounded(values, shape, like.dtype()), (&like.device(), like.dtype()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+    use burn_flex::{Flex, FlexDevice};
+
+    use super::*;
+
+    /// Values and residuals of a look are those of the products.
+    #[test]
+    fn a_look_shows_what_the_products_would() {
+        const L: usize = 9;
+        let (m, n, step) = (90, 70, 8);
+        let values: Vec<f32> =
+            (0..m * n).map(|i| ((i * i % 1013) as f32 / 506.0 - 1.0) / (1 + i % n) as f32).collect();
+        let a = Tensor::<Flex, 2>::from_data(TensorData::new(values, [m, n]), &FlexDevice);
+        let start = tensor(Flex::sketch([step, n], 3, a.dtype(), &FlexDevice));
+        let mut new = orthonormalize(start).expect("it is on the host");
+        let (mut basis, mut images, mut projection) = (new.clone(), Vec::new(), Projection::default());
+        for blocks in 1.. {
+            let (image, next) = there_and_back(new, a.clone());
+            projection
+                .push(entries(product(image.clone(), image.clone().transpose())).expect("it is on the host"));
+            images.push(image);
+            new = orthonormal_to(&basis, next.clone()).expect("it is on the host");
+            let coupling = entries(product(new.clone(), next.transpose())).expect("it is on the host");
+            if blocks == 3 {
+                let look = projection.look(&coupling, &a, L).expect("it converges");
+                let ritz = Ritz::new(&a, basis, Tensor::cat(images, 0), L).expect("it converges");
+                let first = ritz.values[0];
+                for i in 0..L {
+                    let (found, expected) = (look.values[i], ritz.values[i]);
+                    assert!((found - expected).abs() <= 1e-5 * first, "value {i}: {found}, not {expected}");
+                    let (found, expected) = (look.residuals[i], ritz.residuals[i]);
+                    assert!(
+                        (found - expected).abs() <= 1e-4 * first,
+                        "residual {i}: {found}, not {expected}"
+                    );
+                }
+                assert!(
+                    ritz.residuals[0] < 1e-3 * first && ritz.residuals[L - 1] > 1e-2 * first,
+                    "{:?}",
+                    ritz.residuals
+                );
+                return;
+            }
+            projection.couple(coupling);
+            basis = Tensor::cat(vec![basis, new.clone()], 0);
+        }
+    }
 }
