@@ -41,15 +41,8 @@ pub(super) fn times_transposed(x: Rows<'_>, a: Rows<'_>) -> Vec<f32> {
 /// `x a`, row by row.
 pub(super) fn times(x: Rows<'_>, a: Rows<'_>) -> Vec<f32> {
     assert_eq!(x.columns, a.height, "a row of the matrix for each column");
-    let height = padded(x.height);
-    let mut factors = vec![0.0; a.height * height];
-    for i in 0..x.height {
-        for (r, &factor) in x.row(i, &(0..x.columns)).iter().enumerate() {
-            factors[r * height + i] = factor;
-        }
-    }
     let pieces = side_by_side(a.columns, PIECES * rayon::current_num_threads(), LINE, |columns| {
-        pulp::Arch::new().dispatch(Back { few: x.height, factors: &factors, a, columns })
+        pulp::Arch::new().dispatch(Back { x, a, columns })
     });
     joined(x.height, &pieces)
 }
@@ -110,20 +103,92 @@ fn joined(height: usize, pieces: &[(Range<usize>, Vec<f32>)]) -> Vec<f32> {
     all
 }
 
-/// Rows of the large matrix that are multiplied at once: its own part of a tile.
+struct There<'a> {
+    x: &'a Chunks,
+    a: Rows<'a>,
+    rows: Range<usize>,
+}
+
+impl WithSimd for There<'_> {
+    /// `[few, rows]`
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+        let Self { x, a, rows } = self;
+        let mut there = vec![0.0; x.height * rows.len()];
+        let mut dots = Dots::new(simd, x);
+        for first in rows.clone().step_by(PANEL) {
+            dots.of(
+                simd,
+                x,
+                a,
+                first..rows.end.min(first + PANEL),
+                &mut there[first - rows.start..],
+                rows.len(),
+            );
+        }
+        there
+    }
+}
+
+struct Back<'a> {
+    x: Rows<'a>,
+    a: Rows<'a>,
+    columns: Range<usize>,
+}
+
+impl WithSimd for Back<'_> {
+    /// `[few, columns]`
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+        let Self { x, a, columns } = self;
+        let mut back = vec![0.0; x.height * columns.len()];
+        add_sums(simd, x, a, 0..a.height, 0, columns, &mut back);
+        back
+    }
+}
+
+struct ThereAndBack<'a> {
+    x: &'a Chunks,
+    a: Rows<'a>,
+    rows: Range<usize>,
+}
+
+impl WithSimd for ThereAndBack<'_> {
+    /// `[few, rows]` and `[few, columns of a]`
+    type Output = (Vec<f32>, Vec<f32>);
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> (Vec<f32>, Vec<f32>) {
+        let Self { x, a, rows } = self;
+        let length = rows.len();
+        let mut there = vec![0.0; x.height * length];
+        let mut back = vec![0.0; x.height * a.columns];
+        let mut dots = Dots::new(simd, x);
+        for first in rows.clone().step_by(PANEL) {
+            let panel = first..rows.end.min(first + PANEL);
+            let at = first - rows.start;
+            dots.of(simd, x, a, panel.clone(), &mut there[at..], length);
+            let factors = Rows { values: &there, height: x.height, columns: length, stride: length };
+            add_sums(simd, factors, a, panel, at, 0..a.columns, &mut back);
+        }
+        (there, back)
+    }
+}
+
+/// Rows of the large matrix that stay in a core's own cache on the way back: a multiple of what both tiles take.
+const PANEL: usize = 12;
+/// Rows of the large matrix that one tile of dot products takes.
 const TALL: usize = 4;
-/// Columns of a tile of sums, in vectors.
-const WIDE: usize = 4;
-/// The few rows are filled up to a multiple of this: their part of a tile in the larger register files.
-const FEW: usize = 8;
+/// The few rows are filled up to a multiple of this, what one tile of dot products takes of them at most.
+const FEW: usize = 4;
 /// Entries of a row that stay in the nearest cache while others pass.
 const CHUNK: usize = 512;
-/// Entries of the large matrix that stay in a core's own cache on the way back.
-const PANEL: usize = 1 << 16;
-/// Rows of a panel, at most: more make fewer loads of sums, and push the sums out of the cache.
-const PANEL_ROWS: usize = 16;
-/// Columns whose sums stay in a core's own cache while all rows of the large matrix pass.
-const BLOCK: usize = 1024;
+/// Registers from which the larger tile fits.
+const LARGE_FILE: usize = 32;
 
 fn padded(few: usize) -> usize {
     few.next_multiple_of(FEW)
@@ -154,92 +219,9 @@ impl Chunks {
     }
 }
 
-struct There<'a> {
-    x: &'a Chunks,
-    a: Rows<'a>,
-    rows: Range<usize>,
-}
-
-impl WithSimd for There<'_> {
-    /// `[few, rows]`
-    type Output = Vec<f32>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
-        let mut dots = Dots::new(simd, self.x);
-        let mut out = vec![0.0; self.rows.len() * self.x.padded()];
-        dots.of(simd, self.x, self.a, self.rows.clone(), &mut out);
-        transposed(&out, self.x.padded(), self.x.height)
-    }
-}
-
-struct Back<'a> {
-    few: usize,
-    /// `[height of a, padded few]`
-    factors: &'a [f32],
-    a: Rows<'a>,
-    columns: Range<usize>,
-}
-
-impl WithSimd for Back<'_> {
-    /// `[few, columns]`
-    type Output = Vec<f32>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
-        let Self { few, factors, a, columns } = self;
-        let mut out = vec![0.0; few * columns.len()];
-        for start in columns.clone().step_by(BLOCK) {
-            let block = start..columns.end.min(start + BLOCK);
-            let mut sums = Sums::new(simd, padded(few), block.clone());
-            for first in (0..a.height).step_by(PANEL_ROWS) {
-                let rows = first..a.height.min(first + PANEL_ROWS);
-                sums.add(simd, &factors[first * padded(few)..], a, rows);
-            }
-            sums.write(&mut out, columns.len(), start - columns.start, few);
-        }
-        out
-    }
-}
-
-struct ThereAndBack<'a> {
-    x: &'a Chunks,
-    a: Rows<'a>,
-    rows: Range<usize>,
-}
-
-impl WithSimd for ThereAndBack<'_> {
-    /// `[few, rows]` and `[few, columns of a]`
-    type Output = (Vec<f32>, Vec<f32>);
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> (Vec<f32>, Vec<f32>) {
-        let Self { x, a, rows } = self;
-        let (few, columns) = (x.height, a.columns);
-        let mut dots = Dots::new(simd, x);
-        let mut sums = Sums::new(simd, x.padded(), 0..columns);
-        let mut there = vec![0.0; rows.len() * x.padded()];
-        let tall = (PANEL / columns).clamp(TALL, PANEL_ROWS) / TALL * TALL;
-        for (first, factors) in rows.clone().step_by(tall).zip(there.chunks_mut(tall * x.padded())) {
-            let panel = first..rows.end.min(first + tall);
-            dots.of(simd, x, a, panel.clone(), factors);
-            sums.add(simd, factors, a, panel);
-        }
-        let mut back = vec![0.0; few * columns];
-        sums.write(&mut back, columns, 0, few);
-        (transposed(&there, x.padded(), few), back)
-    }
-}
-
-/// The first `few` columns of a matrix with rows of this length, as rows.
-fn transposed(values: &[f32], length: usize, few: usize) -> Vec<f32> {
-    let column = |i: usize| values.iter().skip(i).step_by(length);
-    (0..few).flat_map(column).copied().collect()
-}
-
 /// Dot products of rows of the large matrix with the few.
 struct Dots<S: Simd> {
-    /// `[padded few, TALL]`
+    /// Of the tiles of a panel: `[PANEL / TALL, padded few, TALL]`
     sums: Vec<S::f32s>,
     /// A last chunk that is not full: `[TALL, CHUNK]`
     edge: Vec<f32>,
@@ -248,62 +230,50 @@ struct Dots<S: Simd> {
 impl<S: Simd> Dots<S> {
     #[inline(always)]
     fn new(simd: S, x: &Chunks) -> Self {
-        Self { sums: vec![simd.splat_f32s(0.0); x.padded() * PANEL_ROWS], edge: vec![0.0; TALL * CHUNK] }
+        Self { sums: vec![simd.splat_f32s(0.0); x.padded() * PANEL], edge: vec![0.0; TALL * CHUNK] }
     }
 
-    /// Writes them to `out [rows, padded few]`.
+    /// Writes those of a panel, or a part of one, to `out [few, rows]`, whose rows are `stride` apart.
     #[inline(always)]
-    fn of(&mut self, simd: S, x: &Chunks, a: Rows<'_>, rows: Range<usize>, out: &mut [f32]) {
+    fn of(&mut self, simd: S, x: &Chunks, a: Rows<'_>, rows: Range<usize>, out: &mut [f32], stride: usize) {
         if S::REGISTER_COUNT >= LARGE_FILE {
-            self.by_tiles::<4>(simd, x, a, rows, out);
+            self.by_tiles::<4>(simd, x, a, &rows);
         } else {
-            self.by_tiles::<2>(simd, x, a, rows, out);
+            self.by_tiles::<2>(simd, x, a, &rows);
+        }
+        for (tile, sums) in self.sums.chunks_exact(x.padded() * TALL).enumerate() {
+            let tall = TALL.min(rows.len().saturating_sub(tile * TALL));
+            for (i, sums) in sums.chunks_exact(TALL).enumerate().take(x.height) {
+                for (q, &sum) in sums.iter().enumerate().take(tall) {
+                    out[i * stride + tile * TALL + q] = simd.reduce_sum_f32s(sum);
+                }
+            }
         }
     }
 
     #[inline(always)]
-    fn by_tiles<const N: usize>(
-        &mut self,
-        simd: S,
-        x: &Chunks,
-        a: Rows<'_>,
-        rows: Range<usize>,
-        out: &mut [f32],
-    ) {
+    fn by_tiles<const N: usize>(&mut self, simd: S, x: &Chunks, a: Rows<'_>, rows: &Range<usize>) {
         let few = x.padded();
-        for (first, out) in rows.clone().step_by(PANEL_ROWS).zip(out.chunks_mut(PANEL_ROWS * few)) {
-            self.sums.fill(simd.splat_f32s(0.0));
-            for (start, left) in (0..a.columns).step_by(CHUNK).zip(x.values.chunks_exact(few * CHUNK)) {
-                let columns = start..a.columns.min(start + CHUNK);
-                let tiles = (first..rows.end.min(first + PANEL_ROWS)).step_by(TALL);
-                for (r, sums) in tiles.zip(self.sums.chunks_exact_mut(few * TALL)) {
-                    // Past the end the last row is multiplied again.
-                    let row = |q: usize| a.row((r + q).min(rows.end - 1), &columns);
-                    let mut right = [row(0), row(1), row(2), row(3)];
-                    if columns.len() < CHUNK {
-                        for (edge, row) in self.edge.chunks_exact_mut(CHUNK).zip(right) {
-                            edge[..columns.len()].copy_from_slice(row);
-                        }
-                        right = std::array::from_fn(|q| &self.edge[q * CHUNK..(q + 1) * CHUNK]);
+        self.sums.fill(simd.splat_f32s(0.0));
+        for (start, left) in (0..a.columns).step_by(CHUNK).zip(x.values.chunks_exact(few * CHUNK)) {
+            let columns = start..a.columns.min(start + CHUNK);
+            for (r, sums) in rows.clone().step_by(TALL).zip(self.sums.chunks_exact_mut(few * TALL)) {
+                // Past the end the last row is multiplied again.
+                let row = |q: usize| a.row((r + q).min(rows.end - 1), &columns);
+                let mut right = [row(0), row(1), row(2), row(3)];
+                if columns.len() < CHUNK {
+                    for (edge, row) in self.edge.chunks_exact_mut(CHUNK).zip(right) {
+                        edge[..columns.len()].copy_from_slice(row);
                     }
-                    for (left, sums) in left.chunks_exact(N * CHUNK).zip(sums.chunks_exact_mut(N * TALL)) {
-                        dot_tile::<S, N>(simd, left, right, sums);
-                    }
+                    right = std::array::from_fn(|q| &self.edge[q * CHUNK..(q + 1) * CHUNK]);
                 }
-            }
-            for (out, sums) in out.chunks_mut(TALL * few).zip(self.sums.chunks_exact(few * TALL)) {
-                for (q, out) in out.chunks_exact_mut(few).enumerate() {
-                    for (out, sums) in out.iter_mut().zip(sums.chunks_exact(TALL)) {
-                        *out = simd.reduce_sum_f32s(sums[q]);
-                    }
+                for (left, sums) in left.chunks_exact(N * CHUNK).zip(sums.chunks_exact_mut(N * TALL)) {
+                    dot_tile::<S, N>(simd, left, right, sums);
                 }
             }
         }
     }
 }
-
-/// Registers from which the larger tiles fit.
-const LARGE_FILE: usize = 32;
 
 /// Adds the products of `left [N, CHUNK]` and `right` to `sums [N, TALL]`.
 #[inline(always)]
@@ -331,97 +301,79 @@ fn dot_tile<S: Simd, const N: usize>(simd: S, left: &[f32], right: [&[f32]; TALL
     }
 }
 
-/// Sums of rows of the large matrix times factors, for some of its columns.
-struct Sums<S: Simd> {
-    columns: Range<usize>,
-    /// `[tiles of columns, padded few, WIDE]`
-    sums: Vec<S::f32s>,
-    few: usize,
-    /// Last columns that do not fill a tile: `[rows, WIDE]` vectors.
-    edge: Vec<f32>,
-}
+/// Rows of the large matrix that are added up at once, to two rows of the result: twelve factors in registers.
+const SUM_ROWS: usize = 6;
+const SUM_FEW: usize = 2;
 
-impl<S: Simd> Sums<S> {
-    const WIDTH: usize = WIDE * S::F32_LANES;
-
-    #[inline(always)]
-    fn new(simd: S, few: usize, columns: Range<usize>) -> Self {
-        let tiles = columns.len().div_ceil(Self::WIDTH);
-        Self { columns, sums: vec![simd.splat_f32s(0.0); tiles * few * WIDE], few, edge: Vec::new() }
-    }
-
-    /// Adds these rows of `a` times `factors [rows, padded few]`.
-    #[inline(always)]
-    fn add(&mut self, simd: S, factors: &[f32], a: Rows<'_>, rows: Range<usize>) {
-        if S::REGISTER_COUNT >= LARGE_FILE {
-            self.by_tiles::<4>(simd, factors, a, rows);
-        } else {
-            self.by_tiles::<4>(simd, factors, a, rows);
-        }
-    }
-
-    #[inline(always)]
-    fn by_tiles<const N: usize>(&mut self, simd: S, factors: &[f32], a: Rows<'_>, rows: Range<usize>) {
-        let (few, tall) = (self.few, rows.len());
-        let starts = self.columns.clone().step_by(Self::WIDTH);
-        for (start, sums) in starts.zip(self.sums.chunks_exact_mut(few * WIDE)) {
-            let (panel, stride) = if start + Self::WIDTH <= self.columns.end {
-                (&a.values[rows.start * a.stride + start..], a.stride)
-            } else {
-                self.edge.clear();
-                self.edge.resize(tall * Self::WIDTH, 0.0);
-                for (edge, r) in self.edge.chunks_exact_mut(Self::WIDTH).zip(rows.clone()) {
-                    edge[..self.columns.end - start].copy_from_slice(a.row(r, &(start..self.columns.end)));
-                }
-                (&self.edge[..], Self::WIDTH)
-            };
-            for (i, sums) in (0..few).step_by(N).zip(sums.chunks_exact_mut(N * WIDE)) {
-                sum_tile::<S, N>(simd, &factors[i..], few, panel, stride, tall, sums);
-            }
-        }
-    }
-
-    /// Writes them from column `first` on into the first rows of `out`, which have this length.
-    fn write(&self, out: &mut [f32], length: usize, first: usize, rows: usize) {
-        for (tile, sums) in self.sums.chunks_exact(self.few * WIDE).enumerate() {
-            let start = tile * Self::WIDTH;
-            let width = Self::WIDTH.min(self.columns.len() - start);
-            for i in 0..rows {
-                let sums = pulp::bytemuck::cast_slice::<S::f32s, f32>(&sums[i * WIDE..(i + 1) * WIDE]);
-                out[i * length + first + start..][..width].copy_from_slice(&sums[..width]);
-            }
-        }
-    }
-}
-
-/// Adds `tall` rows of `panel`, times a factor each, to `sums [N, WIDE]`.
+/// Adds `rows` of `a`, times the factors in the columns of `x` from `at` on, to `out [few, columns]`.
 #[inline(always)]
-fn sum_tile<S: Simd, const N: usize>(
+fn add_sums<S: Simd>(
     simd: S,
-    factors: &[f32],
-    few: usize,
-    panel: &[f32],
-    stride: usize,
-    tall: usize,
-    sums: &mut [S::f32s],
+    x: Rows<'_>,
+    a: Rows<'_>,
+    rows: Range<usize>,
+    at: usize,
+    columns: Range<usize>,
+    out: &mut [f32],
 ) {
-    let sums = &mut sums[..N * WIDE];
-    let mut tile = [[simd.splat_f32s(0.0); WIDE]; N];
-    for p in 0..N {
-        tile[p].copy_from_slice(&sums[p * WIDE..(p + 1) * WIDE]);
-    }
-    for r in 0..tall {
-        let row = &S::as_simd_f32s(&panel[r * stride..][..WIDE * S::F32_LANES]).0[..WIDE];
-        let factors = &factors[r * few..][..N];
-        for p in 0..N {
-            let factor = simd.splat_f32s(factors[p]);
-            for v in 0..WIDE {
-                tile[p][v] = simd.mul_add_e_f32s(factor, row[v], tile[p][v]);
+    let width = columns.len();
+    let mut spare = vec![0.0; CHUNK];
+    for start in (0..width).step_by(CHUNK) {
+        let end = width.min(start + CHUNK);
+        let chunk = columns.start + start..columns.start + end;
+        for r in (0..rows.len()).step_by(SUM_ROWS) {
+            let tall = SUM_ROWS.min(rows.len() - r);
+            // Past the end the last row is added once more, zero times.
+            let right: [&[f32]; SUM_ROWS] =
+                std::array::from_fn(|q| a.row(rows.start + r + q.min(tall - 1), &chunk));
+            for i in (0..x.height).step_by(SUM_FEW) {
+                let few = SUM_FEW.min(x.height - i);
+                let mut factors = [[0.0; SUM_ROWS]; SUM_FEW];
+                for (p, factors) in factors.iter_mut().enumerate().take(few) {
+                    factors[..tall].copy_from_slice(x.row(i + p, &(at + r..at + r + tall)));
+                }
+                let (above, below) = out.split_at_mut((i + 1) * width);
+                let first = &mut above[i * width + start..i * width + end];
+                let second = if few == SUM_FEW { &mut below[start..end] } else { &mut spare[..end - start] };
+                sums(simd, factors, right, first, second);
             }
         }
     }
-    for p in 0..N {
-        sums[p * WIDE..(p + 1) * WIDE].copy_from_slice(&tile[p]);
+}
+
+#[inline(always)]
+fn sums<S: Simd>(
+    simd: S,
+    factors: [[f32; SUM_ROWS]; SUM_FEW],
+    right: [&[f32]; SUM_ROWS],
+    first: &mut [f32],
+    second: &mut [f32],
+) {
+    let mut splat = [[simd.splat_f32s(0.0); SUM_ROWS]; SUM_FEW];
+    for (splat, factors) in splat.iter_mut().zip(&factors) {
+        for (splat, &factor) in splat.iter_mut().zip(factors) {
+            *splat = simd.splat_f32s(factor);
+        }
+    }
+    let (y0, y0_rest) = S::as_mut_simd_f32s(first);
+    let (y1, y1_rest) = S::as_mut_simd_f32s(second);
+    let ((a0, r0), (a1, r1)) = (S::as_simd_f32s(right[0]), S::as_simd_f32s(right[1]));
+    let ((a2, r2), (a3, r3)) = (S::as_simd_f32s(right[2]), S::as_simd_f32s(right[3]));
+    let ((a4, r4), (a5, r5)) = (S::as_simd_f32s(right[4]), S::as_simd_f32s(right[5]));
+    let rows = a0.iter().zip(a1).zip(a2).zip(a3).zip(a4).zip(a5);
+    for ((y0, y1), (((((&a0, &a1), &a2), &a3), &a4), &a5)) in y0.iter_mut().zip(y1).zip(rows) {
+        let (mut s0, mut s1) = (*y0, *y1);
+        for (q, a) in [a0, a1, a2, a3, a4, a5].into_iter().enumerate() {
+            s0 = simd.mul_add_e_f32s(splat[0][q], a, s0);
+            s1 = simd.mul_add_e_f32s(splat[1][q], a, s1);
+        }
+        (*y0, *y1) = (s0, s1);
+    }
+    for (i, (y0, y1)) in y0_rest.iter_mut().zip(y1_rest).enumerate() {
+        for (q, a) in [r0, r1, r2, r3, r4, r5].into_iter().enumerate() {
+            *y0 += factors[0][q] * a[i];
+            *y1 += factors[1][q] * a[i];
+        }
     }
 }
 
