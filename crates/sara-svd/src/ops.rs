@@ -75,8 +75,7 @@ pub trait Engine: Backend {
 
     /// `x a^T` and `x a^T a` for a few rows `x` and a large matrix `a`.
     fn there_and_back(x: FloatTensor<Self>, a: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let there = Self::product(x, Self::float_transpose(a.clone()));
-        (there.clone(), Self::product(there, a))
+        two_products::<Self>(x, a)
     }
 
     /// Rotations that make Gram matrices `[p, d, d]` more diagonal, `d` even: `j [p, d, d]` orthogonal, so that
@@ -214,6 +213,11 @@ pub(crate) fn scaled<E: Engine>(a: Tensor<E, 2>) -> Result<Scaled, Error> {
     // Nothing to read, and not every device hands out an empty buffer.
     let values = if m * n == 0 { Vec::new() } else { entries(a)? };
     Scaled::new(values, m, n, precision)
+}
+
+fn two_products<E: Engine>(x: FloatTensor<E>, a: FloatTensor<E>) -> (FloatTensor<E>, FloatTensor<E>) {
+    let there = E::product(x, E::float_transpose(a.clone()));
+    (there.clone(), E::product(there, a))
 }
 
 fn largest<B: Backend>(a: FloatTensor<B>) -> Result<f64, Error> {

@@ -17,7 +17,7 @@ use crate::strided::{Matrix, multiply};
 
 /// Rows that are worth a thread of their own.
 const ROWS: usize = 128;
-/// Columns of a panel, and how many times as many it has where there are enough for every thread.
+/// Columns, or rows, of a panel, and how many times as many it has on the way back where every thread gets one.
 const PANEL: usize = 64;
 const WIDER: usize = 3;
 /// A product of so few rows and columns, or of one column, gemm sums in another order than a larger one.

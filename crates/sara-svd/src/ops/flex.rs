@@ -43,8 +43,7 @@ impl Engine for Flex {
             let (there, back) = flat::there_and_back(few, large);
             return (matrix(there, few.height, large.height), matrix(back, few.height, large.columns));
         }
-        let there = Self::product(x, Self::float_transpose(a.clone()));
-        (there.clone(), Self::product(there, a))
+        super::two_products::<Self>(x, a)
     }
 
     fn run<T: Send>(work: impl FnOnce() -> T + Send) -> T {

@@ -50,6 +50,7 @@ impl Attention {
                 output.product(head.probabilities(block, scratch), head.v);
                 rest = below;
             }
+            // Nothing, unless there are no keys.
             rest.zeros();
         });
         #[expect(unsafe_code, reason = "no zeros first")]
@@ -176,6 +177,7 @@ impl<'a> Head<'a> {
             });
             dk = dk.map(|dk| dk.add(ds.transposed(), self.q.rows(block)));
         }
+        // Nothing, unless there are no keys.
         dq.map(Unwritten::zeros);
         for sum in [dk, dv].into_iter().flatten() {
             sum.finish();
