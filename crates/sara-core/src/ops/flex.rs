@@ -20,8 +20,9 @@ const ROWS: usize = 128;
 /// Columns, or rows, of a panel, and how many times as many it has on the way back where every thread gets one.
 const PANEL: usize = 64;
 const WIDER: usize = 3;
-/// A product of so few rows and columns, or of one column, gemm sums in another order than a larger one.
+/// A product of so few rows and columns, or of so few columns, gemm sums in another order than a larger one.
 const SMALL: usize = 64;
+const NARROW: usize = 2;
 
 impl LinearOps for Flex {
     const BIT_FOR_BIT: bool = true;
@@ -79,7 +80,7 @@ fn product(x: Matrix<'_>, weight: Matrix<'_>, bias: Option<&[f32]>) -> FlexTenso
     assert!(bias.is_none_or(|bias| bias.len() == d_out), "the bias has a value for each column");
     let threads = rayon::current_num_threads();
     // No piece is small unless the whole is: the last one misses at most a row for each thread.
-    let pieces = if d_out == 1 { 1 } else { (rows / ROWS.max(SMALL + threads)).clamp(1, threads) };
+    let pieces = if d_out <= NARROW { 1 } else { (rows / ROWS.max(SMALL + threads)).clamp(1, threads) };
     let rows_of_piece = rows.div_ceil(pieces);
     let write = |piece: usize, y: &mut [MaybeUninit<f32>]| {
         let rows = y.len() / d_out;
@@ -119,9 +120,12 @@ fn product_by_panels(grad: Matrix<'_>, weight: Matrix<'_>) -> FlexTensor {
     let mut dx = Vec::<f32>::with_capacity(rows * d_in);
     let start = Start(dx.as_mut_ptr());
     let width = (d_in / rayon::current_num_threads()).next_multiple_of(PANEL).clamp(PANEL, WIDER * PANEL);
-    (0..d_in).into_par_iter().step_by(width).for_each(|first| {
+    // No panel is narrow: the last one has the rest as well.
+    let panels = (d_in / width).max(1);
+    (0..panels).into_par_iter().for_each(|panel| {
         let start = &start;
-        let part = weight.rows((first, width.min(d_in - first)));
+        let first = panel * width;
+        let part = weight.rows((first, if panel + 1 == panels { d_in - first } else { width }));
         #[expect(unsafe_code, reason = "the destination is not written yet")]
         // SAFETY: these columns lie inside the buffer of `rows` rows of `d_in`, and no other panel has them.
         unsafe {

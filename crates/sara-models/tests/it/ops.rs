@@ -358,7 +358,10 @@ fn threads_do_not_change_the_bits() {
     };
     let wide = [(1, true), (1, false), (8, false), (64, true), (384, true)]
         .map(|(d_out, bias)| Case::new(Op::Linear { d_out, bias }, [5, 150, 1100]));
-    for case in cases().into_iter().chain(wide) {
+    // On the way back: two columns, whose pieces of rows gemm could take another way, and a column beyond whole panels.
+    let narrow = [([1, 256, 2], 8), ([1, 384, 2], 40), ([1, 130, 193], 40), ([1, 130, 65], 40)]
+        .map(|(shape, d_out)| Case::new(Op::Linear { d_out, bias: false }, shape));
+    for case in cases().into_iter().chain(wide).chain(narrow) {
         let alone = with(1, &case);
         for threads in [2, 3, 5] {
             assert!(with(threads, &case) == alone, "{:?} {:?}, {threads} threads", case.op, case.shape);
