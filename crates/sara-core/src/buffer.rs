@@ -43,7 +43,7 @@ fn transpose_block(
 /// # Safety
 /// `write` must write every element of the piece that it is given.
 #[expect(unsafe_code, reason = "a vector is not told otherwise that it is full")]
-pub(crate) unsafe fn filled(
+pub unsafe fn filled(
     len: usize,
     piece: usize,
     write: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync,

@@ -25,7 +25,7 @@ use crate::spectrum_rank::check_share;
 pub use crate::spectrum_rank::rank_of;
 use crate::{Convention, Error, SpectrumRank};
 pub(crate) use scaled::{Scaled, exponent, times_power_of_two};
-pub(crate) use solve::Solver;
+pub(crate) use solve::{Solver, row_major};
 
 /// A thin decomposition `a = u diag(s) vt` in f64, row by row, with `k = min(m, n)`.
 ///

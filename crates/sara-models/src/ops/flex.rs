@@ -7,9 +7,12 @@ mod attention;
 mod kernels;
 mod strided;
 
+use std::mem::MaybeUninit;
+
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
 use rayon::prelude::*;
+use sara_core::buffer::filled;
 
 use self::attention::Attention;
 use super::{AttentionInputs, EncoderOps, stock};
@@ -140,19 +143,18 @@ fn map(x: FlexTensor, chunk: usize, change: impl Fn(&mut [f32]) + Send + Sync) -
         return x;
     }
     let source = x.storage::<f32>();
-    let mut values = Box::<[f32]>::new_uninit_slice(source.len());
-    values.par_chunks_mut(chunk).zip(source.par_chunks(chunk)).for_each(|(values, source)| {
-        for (value, &source) in values.iter_mut().zip(source) {
+    let write = |index: usize, values: &mut [MaybeUninit<f32>]| {
+        for (value, &source) in values.iter_mut().zip(&source[index * chunk..]) {
             value.write(source);
         }
-        #[expect(unsafe_code, reason = "no zeros first, and no pass of its own for the copy")]
+        #[expect(unsafe_code, reason = "the copy is made where it is changed")]
         // SAFETY: every element of the chunk was written.
         change(unsafe { &mut *(std::ptr::from_mut(values) as *mut [f32]) });
-    });
+    };
     #[expect(unsafe_code, reason = "no zeros first")]
-    // SAFETY: the chunks are all of it.
-    let values = unsafe { values.assume_init() };
-    tensor(values.into_vec(), x.layout().shape().clone())
+    // SAFETY: each chunk is written as a whole.
+    let values = unsafe { filled(source.len(), chunk, write) };
+    tensor(values, x.layout().shape().clone())
 }
 
 /// [`map`] beside the chunks of a second, contiguous tensor.

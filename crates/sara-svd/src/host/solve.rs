@@ -131,8 +131,7 @@ impl Scaled {
         let tridiagonal = tridiagonal(self.gram()?);
         let (ascending, vectors) = tridiagonal.eigen()?;
         let s = self.square_roots(ascending, k)?;
-        let mut q = vectors.reverse_cols().subcols(0, k).to_owned();
-        tridiagonal.apply(q.as_mut());
+        let q = tridiagonal.leading(&vectors, k);
         let mut p = self.tall() * &q;
         for column in p.col_iter_mut() {
             let norm = column.norm_l2();
@@ -188,7 +187,7 @@ fn fix_signs(u: &mut Mat<f64>, v: &mut Mat<f64>) {
 }
 
 /// The entries row by row, a band of rows on each thread: faer holds them column by column.
-fn row_major(a: MatRef<'_, f64>) -> Vec<f64> {
+pub(crate) fn row_major(a: MatRef<'_, f64>) -> Vec<f64> {
     const BAND: usize = 16;
     let columns = a.ncols();
     let mut all = vec![0.0; a.nrows() * columns];

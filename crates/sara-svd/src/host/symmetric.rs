@@ -11,7 +11,5 @@ pub(crate) fn leading(a: Mat<f64>, k: usize) -> Option<(Vec<f64>, Mat<f64>)> {
     let (mut values, vectors) = tridiagonal.eigen()?;
     values.reverse();
     values.truncate(k);
-    let mut vectors = vectors.reverse_cols().subcols(0, k).to_owned();
-    tridiagonal.apply(vectors.as_mut());
-    Some((values, vectors))
+    Some((values, tridiagonal.leading(&vectors, k)))
 }

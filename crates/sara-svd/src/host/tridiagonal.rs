@@ -221,8 +221,15 @@ impl Tridiagonal {
         Some((values, vectors))
     }
 
+    /// The last `k` of the vectors that [`Self::eigen`] gave, from the last on, as those of the matrix itself.
+    pub(super) fn leading(&self, vectors: &Mat<f64>, k: usize) -> Mat<f64> {
+        let mut leading = vectors.as_ref().reverse_cols().subcols(0, k).to_owned();
+        self.apply(leading.as_mut());
+        leading
+    }
+
     /// `q z` in place.
-    pub(super) fn apply(&self, mut z: MatMut<'_, f64>) {
+    fn apply(&self, mut z: MatMut<'_, f64>) {
         let n = self.diagonal.len();
         for start in (0..self.taus.len()).step_by(BLOCK).rev() {
             let width = BLOCK.min(self.taus.len() - start);

@@ -7,7 +7,7 @@ use faer::Mat;
 
 use super::{Ritz, Top, missing, noise};
 use crate::Error;
-use crate::host::symmetric;
+use crate::host::{row_major, symmetric};
 use crate::ops::{Engine, entries, product, rounded, tensor, there_and_back};
 use crate::orthonormalize::{orthonormal_to, orthonormalize};
 
@@ -157,10 +157,9 @@ impl Look {
 
     /// The vectors as rows, `[l, dimensions]`, of the element type and on the device of `like`.
     fn vectors<E: Engine>(&self, like: &Tensor<E, 2>) -> Tensor<E, 2> {
-        let values =
-            self.vectors.col_iter().flat_map(|column| column.iter().copied().collect::<Vec<_>>()).collect();
         let shape = [self.vectors.ncols(), self.vectors.nrows()];
-        Tensor::from_data(rounded(values, shape, like.dtype()), (&like.device(), like.dtype()))
+        let rows = rounded(row_major(self.vectors.transpose()), shape, like.dtype());
+        Tensor::from_data(rows, (&like.device(), like.dtype()))
     }
 }
 

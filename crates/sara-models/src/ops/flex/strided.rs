@@ -111,7 +111,7 @@ pub(super) enum Sum<'a> {
     Written(MatrixMut<'a>),
 }
 
-impl<'a> Sum<'a> {
+impl Sum<'_> {
     pub(super) fn add(self, lhs: Matrix<'_>, rhs: Matrix<'_>) -> Self {
         Self::Written(match self {
             Self::Empty(matrix) => matrix.product(lhs, rhs),
@@ -122,11 +122,10 @@ impl<'a> Sum<'a> {
         })
     }
 
-    /// The sum, zero without a term.
-    pub(super) fn finish(self) -> MatrixMut<'a> {
-        match self {
-            Self::Empty(matrix) => matrix.zeros(),
-            Self::Written(matrix) => matrix,
+    /// Writes zeros where there was no term.
+    pub(super) fn finish(self) {
+        if let Self::Empty(matrix) = self {
+            matrix.zeros();
         }
     }
 }
