@@ -13,6 +13,7 @@ use clap::{Parser, ValueEnum};
 use sara_bench::kernels::Kernel;
 use sara_bench::planted::Planted;
 use sara_svd::SvdOps;
+use sara_svd::threads::awake;
 use serde::Serialize;
 
 use crate::rivals::Rivals;
@@ -99,7 +100,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     ensure!(arguments.rounds > 0, "--rounds 0 measures nothing: ask for at least 1");
     match arguments.device {
         #[cfg(feature = "flex")]
-        Device::Cpu => measure::<burn_flex::Flex>(arguments),
+        Device::Cpu => awake(|| measure::<burn_flex::Flex>(arguments)),
         #[cfg(feature = "wgpu")]
         Device::Wgpu => measure::<burn_wgpu::Wgpu<f32, i32>>(arguments),
         #[cfg(feature = "cuda")]

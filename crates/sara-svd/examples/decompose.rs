@@ -15,6 +15,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use clap::{Parser, ValueEnum};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use sara_svd::threads::awake;
 use sara_svd::{Accuracy, Algorithm, Method, Svd, SvdOps, randomized_svd, svd_by};
 use serde::Serialize;
 
@@ -100,7 +101,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
     ensure!(arguments.rank != Some(0), "--rank 0 keeps nothing: ask for at least 1");
     match arguments.device {
         #[cfg(feature = "flex")]
-        Device::Cpu => decompose_file::<burn_flex::Flex>(arguments),
+        Device::Cpu => awake(|| decompose_file::<burn_flex::Flex>(arguments)),
         #[cfg(feature = "wgpu")]
         Device::Wgpu => decompose_file::<burn_wgpu::Wgpu<f32, i32>>(arguments),
         #[cfg(feature = "cuda")]

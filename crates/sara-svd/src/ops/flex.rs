@@ -1,7 +1,8 @@
 //! Flex: numbers read where they lie, and products with few rows on one side.
 //!
 //! What takes the time of a randomized SVD is the product of a flat matrix with a large one, and burn-flex is
-//! two to three times slower at it than the processor can be.
+//! two to three times slower at it than the processor can be: with a few rows because it packs the large one first, with
+//! more because its threads wait for one another at every block.
 
 use burn::tensor::ops::FloatTensorOps;
 use burn::tensor::{DType, TensorData};
@@ -11,9 +12,14 @@ use super::flat::{self, Rows};
 use super::{Engine, SvdOps, read};
 use crate::Error;
 use crate::host::blocks;
+use crate::strided::{Matrix, product};
 
 /// Rows from which a product is no longer flat.
 const FLAT: usize = 512;
+/// Rows up to which the large matrix is read where it lies; more are worth packing it, as gemm does.
+const READ_IN_PLACE: usize = 48;
+/// Columns of the large matrix that are packed on one thread.
+const PANEL: usize = 256;
 /// Multiplications that are worth several threads.
 const PARALLEL: usize = 1 << 21;
 
@@ -77,13 +83,24 @@ fn flat_product(a: &FlexTensor, b: &FlexTensor) -> Option<FlexTensor> {
         return None;
     }
     let (values, columns) = if let Some(b) = rows(b) {
-        (flat::times(x, b), b.columns)
+        let values = if x.height > READ_IN_PLACE { by_panels(x, b) } else { flat::times(x, b) };
+        (values, b.columns)
     } else {
         let b = b.transpose(0, 1);
         let b = rows(&b)?;
+        // To pack its rows would be to transpose them, for which these are too few uses still.
         (flat::times_transposed(x, b), b.height)
     };
     Some(matrix(values, x.height, columns))
+}
+
+/// `x a` by panels of `a` that one thread packs and multiplies.
+fn by_panels(x: Rows<'_>, a: Rows<'_>) -> Vec<f32> {
+    product(strided(x), strided(a), [x.height, PANEL.min(a.columns)], |_, _| {})
+}
+
+fn strided(x: Rows<'_>) -> Matrix<'_> {
+    Matrix::new(x.values, x.height, x.columns, x.stride)
 }
 
 /// Whether a product of these rows with a matrix is one of a few with a large one.
