@@ -112,8 +112,7 @@
 //! 6. [`seed`]: first values are drawn on the host, each a function of the [`Seed`] and its own path: the same on every
 //!    backend and in any order.
 //! 7. [`ops`] and [`low_rank`]: the frozen layer as an extension of burn's backends, and the branch that most methods
-//!    are beside it; [`buffer`] is where they write, and `strided` has
-//!    the product that flex takes.
+//!    are beside it; [`buffer`] is where sums and copies are written.
 //! 8. [`backbone`] and [`delta`]: a [`Backbone`] lists its linear layers and merges the [`Delta`] of each site.
 //! 9. [`parameters`]: parameters by path, to edit, count, save and restore them.
 //! 10. [`store`], [`export`], [`import`]: a [`StoredAdapter`] is the native directory; [`export::peft`] and
@@ -158,8 +157,6 @@ pub mod rank_plan;
 pub mod seed;
 pub mod site;
 pub mod store;
-#[cfg(feature = "flex")]
-pub mod strided;
 
 pub use adapter::{Adapter, Figure, LayerAdapter, Progress, Trainable};
 pub use backbone::Backbone;

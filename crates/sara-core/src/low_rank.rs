@@ -29,21 +29,18 @@ impl<B: LinearOps> LowRank<B> {
     /// - `x`: `[batch, seq, d_in]`
     /// - returns `[batch, seq, d_out]`
     pub fn project(self, base: &Linear<B>, x: Tensor<B, 3>, dropout: f64, pass: &Pass<B>) -> Tensor<B, 3> {
-        let [batch, seq, d_in] = x.dims();
-        let x = x.reshape([batch * seq, d_in]);
-        let out = forward_rows(base, x.clone());
+        let out = linear(base, x.clone());
         let branch = self.branch(pass.dropout(x, dropout)).cast(out.dtype());
-        let d_out = out.dims()[1];
-        (out + branch).reshape([batch, seq, d_out])
+        ops::add(out, branch)
     }
 
     /// The branch alone, in the factors' dtype: mixed dtypes are nonsense on some backends and a panic on others.
     ///
     /// # Shapes
-    /// - `x`: `[rows, d_in]`
-    /// - returns `[rows, d_out]`
-    fn branch(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        // The scaling goes onto the narrow middle, `[rows, rank]`, where it costs least.
+    /// - `x`: `[batch, seq, d_in]`
+    /// - returns `[batch, seq, d_out]`
+    fn branch(self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        // The scaling goes onto the narrow middle, `[batch, seq, rank]`, where it costs least.
         let middle = ops::linear(x.cast(self.down.dtype()), self.down, None);
         let middle = match self.scale {
             Some(scale) => middle * (scale * self.scaling).unsqueeze(),
@@ -70,12 +67,5 @@ impl<B: Backend> LowRank<B> {
 /// - `x`: `[batch, seq, d_in]`
 /// - returns `[batch, seq, d_out]`
 pub fn linear<B: LinearOps>(base: &Linear<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
-    let [batch, seq, d_in] = x.dims();
-    let out = forward_rows(base, x.reshape([batch * seq, d_in]));
-    let d_out = out.dims()[1];
-    out.reshape([batch, seq, d_out])
-}
-
-fn forward_rows<B: LinearOps>(base: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
     ops::linear(x, base.weight.val(), base.bias.as_ref().map(Param::val))
 }

@@ -11,7 +11,7 @@ mod flex;
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn::tensor::{Shape, Tensor, TensorMetadata, TensorPrimitive};
 
 /// Backend extension: the linear layer and its gradients, by default burn's own products.
 ///
@@ -30,14 +30,23 @@ pub trait LinearOps: Backend {
         stock_linear::<Self>(x, weight, bias)
     }
 
-    /// Gradient of [`linear`] by its input: `grad weightᵀ`.
-    fn fused_linear_backward(weight: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        stock_linear_backward::<Self>(weight, grad)
+    /// Gradient of [`linear`] by its input, `grad weightᵀ`, added to what is known of it.
+    fn fused_linear_backward(
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        known: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        stock_linear_backward::<Self>(weight, grad, known)
     }
 
     /// Gradient of [`linear`] by its weight: `xᵀ grad`.
     fn fused_linear_weight_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         stock_linear_weight_backward::<Self>(x, grad)
+    }
+
+    /// See [`add`].
+    fn fused_add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_add(a, b)
     }
 }
 
@@ -58,23 +67,32 @@ where
 /// `x weight + bias`.
 ///
 /// # Shapes
-/// - `x`: `[rows, d_in]`
+/// - `x`: `[.., d_in]`
 /// - `weight`: `[d_in, d_out]`, `bias`: `[d_out]`
-/// - returns `[rows, d_out]`
+/// - returns `[.., d_out]`
 ///
 /// # Panics
 /// If the shapes differ from these.
-pub fn linear<B: LinearOps>(
-    x: Tensor<B, 2>,
+pub fn linear<B: LinearOps, const D: usize>(
+    x: Tensor<B, D>,
     weight: Tensor<B, 2>,
     bias: Option<Tensor<B, 1>>,
-) -> Tensor<B, 2> {
-    let ([_, d_in], [rows, d_out]) = (x.dims(), weight.dims());
-    assert_eq!(d_in, rows, "the weight has a row for each feature of the input");
+) -> Tensor<B, D> {
+    let (dims, [rows, d_out]) = (x.dims(), weight.dims());
+    assert_eq!(dims.last(), Some(&rows), "the weight has a row for each feature of the input");
     if let Some(bias) = &bias {
         assert_eq!(bias.dims(), [d_out], "the bias has a value for each column of the weight");
     }
     tensor(B::fused_linear(primitive(x), primitive(weight), bias.map(primitive)))
+}
+
+/// `a + b`, of one shape.
+///
+/// # Panics
+/// If the shapes differ.
+pub fn add<B: LinearOps, const D: usize>(a: Tensor<B, D>, b: Tensor<B, D>) -> Tensor<B, D> {
+    assert_eq!(a.dims(), b.dims(), "a sum is of one shape");
+    tensor(B::fused_add(primitive(a), primitive(b)))
 }
 
 fn stock_linear<B: Backend>(
@@ -82,19 +100,52 @@ fn stock_linear<B: Backend>(
     weight: FloatTensor<B>,
     bias: Option<FloatTensor<B>>,
 ) -> FloatTensor<B> {
-    let y = tensor::<B, 2>(x).matmul(tensor(weight));
-    primitive(match bias {
+    let shape = x.shape();
+    let y = rows::<B>(x).matmul(tensor(weight));
+    let y = match bias {
         Some(bias) => y + tensor::<B, 1>(bias).unsqueeze(),
         None => y,
-    })
+    };
+    like_rows::<B>(y, shape)
 }
 
-fn stock_linear_backward<B: Backend>(weight: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
-    primitive(tensor::<B, 2>(grad).matmul(tensor::<B, 2>(weight).transpose()))
+fn stock_linear_backward<B: Backend>(
+    weight: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    known: Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let shape = grad.shape();
+    let of_x = rows::<B>(grad).matmul(tensor::<B, 2>(weight).transpose());
+    let of_x = like_rows::<B>(of_x, shape);
+    match known {
+        Some(known) => B::float_add(of_x, known),
+        None => of_x,
+    }
 }
 
 fn stock_linear_weight_backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
-    primitive(tensor::<B, 2>(x).transpose().matmul(tensor(grad)))
+    primitive(rows::<B>(x).transpose().matmul(rows::<B>(grad)))
+}
+
+/// `[.., d]` as `[rows, d]`.
+fn rows<B: Backend>(x: FloatTensor<B>) -> Tensor<B, 2> {
+    let shape = x.shape();
+    let last = shape.rank() - 1;
+    let rows = shape[..last].iter().product();
+    tensor(B::float_reshape(x, Shape::new([rows, shape[last]])))
+}
+
+/// `[rows, d]` as `[.., d]`, with the first dimensions of `shape`.
+fn like_rows<B: Backend>(y: Tensor<B, 2>, shape: Shape) -> FloatTensor<B> {
+    let shape = ending_in(shape, y.dims()[1]);
+    B::float_reshape(primitive(y), shape)
+}
+
+/// `shape` with another last dimension.
+fn ending_in(mut shape: Shape, d: usize) -> Shape {
+    let last = shape.rank() - 1;
+    shape[last] = d;
+    shape
 }
 
 /// A tensor of a backend's own, of rank `D`.

@@ -17,6 +17,7 @@ use sara_models::data::{Dataset, Item, Lengths, Report, Target};
 use sara_models::pretrained::{Checkpoint, Loaded};
 use sara_models::run::OptimizerConfig;
 use sara_models::train::{Options, Trained, classify, peak_memory_bytes};
+use sara_svd::threads::awake;
 use serde_json::json;
 
 #[path = "../src/bin/sara/allocator.rs"]
@@ -51,8 +52,8 @@ fn main() -> anyhow::Result<()> {
     allocator::keep_memory();
     let args = Args::parse();
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
-    // On a thread of the pool, as the command line does it.
-    rayon::scope(|_| bench(&args))
+    // As the command line does it.
+    awake(|| bench(&args))
 }
 
 fn bench(args: &Args) -> anyhow::Result<()> {

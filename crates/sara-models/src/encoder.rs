@@ -6,6 +6,7 @@ use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn::tensor::module::embedding;
+use sara_core::ops::add;
 use sara_core::parameters::Tensors;
 use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
 
@@ -195,11 +196,11 @@ impl<B: EncoderOps> Layer<B> {
         let query = adapter.project(Role::Query, &self.query, x.clone());
         let attended = attention(query, key, value, self.n_heads, inputs.mask.clone(), dropouts.attention);
         let attended = adapter.project(Role::Output, &self.output, attended);
-        let x = self.output_norm.forward(adapter.pass.dropout(attended, dropouts.hidden) + x);
+        let x = self.output_norm.forward(add(adapter.pass.dropout(attended, dropouts.hidden), x));
 
         let wide = gelu(adapter.project(Role::Up, &self.up, x.clone()));
         let narrow = adapter.project(Role::Down, &self.down, wide);
-        self.down_norm.forward(adapter.pass.dropout(narrow, dropouts.hidden) + x)
+        self.down_norm.forward(add(adapter.pass.dropout(narrow, dropouts.hidden), x))
     }
 }
 

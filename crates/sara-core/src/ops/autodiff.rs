@@ -1,5 +1,7 @@
 //! The linear layer as one node of burn's graph, which keeps no more than the gradients that are wanted need.
 
+use std::sync::Arc;
+
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn_autodiff::Autodiff;
@@ -7,7 +9,10 @@ use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 
-use super::{LinearOps, primitive, tensor};
+use super::{LinearOps, primitive, rows};
+
+/// A tensor of the graph, whose type burn does not name.
+type Tracked<B> = FloatTensor<Autodiff<B>>;
 
 /// Parents: input and weight, and with `N` = 3 the bias.
 #[derive(Debug)]
@@ -29,7 +34,7 @@ impl<B: LinearOps, const N: usize> Backward<B, N> for Linear {
         let mut parents = ops.parents.into_iter();
         let [of_x, of_weight, of_bias] = std::array::from_fn(|_| parents.next().flatten());
         if let Some(bias) = of_bias {
-            let rows = tensor::<B, 2>(grad.clone());
+            let rows = rows::<B>(grad.clone());
             let d_out = rows.dims()[1];
             grads.register::<B>(bias.id, primitive(rows.sum_dim(0).reshape([d_out])));
         }
@@ -37,7 +42,28 @@ impl<B: LinearOps, const N: usize> Backward<B, N> for Linear {
             grads.register::<B>(parent.id, B::fused_linear_weight_backward(x, grad.clone()));
         }
         if let (Some(parent), Some(weight)) = (of_x, weight) {
-            grads.register::<B>(parent.id, B::fused_linear_backward(weight, grad));
+            // What burn would add in a pass of its own. It asks for a node by a tensor of it, any tensor.
+            let asked =
+                Tracked::<B> { primitive: grad.clone(), rc: Arc::new(parent.id), node: parent.clone() };
+            let known = grads.remove::<B>(&asked);
+            drop(asked);
+            grads.register::<B>(parent.id, B::fused_linear_backward(weight, grad, known));
+        }
+    }
+}
+
+/// Parents: both terms.
+#[derive(Debug)]
+struct Add;
+
+impl<B: Backend> Backward<B, 2> for Add {
+    type State = ();
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        for parent in ops.parents.into_iter().flatten() {
+            let grad = grad.clone();
+            grads.register::<B>(parent.id, grad);
         }
     }
 }
@@ -62,11 +88,16 @@ impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
         let op = Linear.prepare::<C>([x_node, weight_node]).compute_bound().stateful();
         finish(op, kept, B::fused_linear(x.primitive, weight.primitive, None))
     }
+
+    fn fused_add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        let op = Add.prepare::<C>([a.node.clone(), b.node.clone()]).compute_bound().stateful();
+        finish(op, (), B::fused_add(a.primitive, b.primitive))
+    }
 }
 
-fn finish<B: LinearOps, C: CheckpointStrategy, const N: usize>(
-    op: OpsKind<Linear, B, Kept<B>, C, N>,
-    kept: Kept<B>,
+fn finish<B: LinearOps, C: CheckpointStrategy, O: Backward<B, N>, const N: usize>(
+    op: OpsKind<O, B, O::State, C, N>,
+    kept: O::State,
     y: FloatTensor<B>,
 ) -> FloatTensor<Autodiff<B, C>> {
     match op {

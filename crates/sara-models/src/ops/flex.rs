@@ -5,7 +5,6 @@
 
 mod attention;
 mod kernels;
-mod strided;
 
 use std::mem::MaybeUninit;
 

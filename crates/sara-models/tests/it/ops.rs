@@ -37,8 +37,18 @@ fn read<B: Backend, const D: usize>(x: Tensor<B, D>) -> Vec<f64> {
 enum Op {
     Gelu,
     LayerNorm,
-    Attention { n_heads: usize, n_queries: usize },
-    Linear { d_out: usize, bias: bool },
+    Attention {
+        n_heads: usize,
+        n_queries: usize,
+    },
+    Linear {
+        d_out: usize,
+        bias: bool,
+    },
+    /// Two linear layers on one input, and their sum.
+    Fork {
+        d_out: usize,
+    },
 }
 
 /// An operation on tensors of one shape, attention's queries apart, its inputs drawn from a seed.
@@ -66,6 +76,7 @@ impl Case {
             Op::Attention { n_queries, .. } => vec![shape[0] * n_queries * d, n, n],
             Op::Linear { d_out, bias: true } => vec![n, d * d_out, d_out],
             Op::Linear { d_out, bias: false } => vec![n, d * d_out],
+            Op::Fork { d_out } => vec![n, d * d_out, d * d_out],
         };
         let inputs: Vec<_> = sizes.into_iter().enumerate().map(|(i, n)| noise(i as u64, n)).collect();
         Self { op, shape, mask: None, tracked: vec![true; inputs.len()], inputs }
@@ -87,6 +98,10 @@ impl Case {
         x.clone().reshape([batch, x.dims()[0] / (batch * d), d])
     }
 
+    fn weight<B: Backend>(&self, x: &Tensor<B, 1>, d_out: usize) -> Tensor<B, 2> {
+        x.clone().reshape([self.shape[2], d_out])
+    }
+
     /// The operation under test.
     fn fused<B: EncoderOps>(&self, x: &[Tensor<B, 1>]) -> Tensor<B, 3> {
         let cube = |i: usize| self.cube(&x[i]);
@@ -97,10 +112,13 @@ impl Case {
                 ops::attention(cube(0), cube(1), cube(2), n_heads, self.mask(), 0.0)
             }
             Op::Linear { d_out, .. } => {
-                let rows = cube(0).reshape([self.shape[0] * self.shape[1], self.shape[2]]);
-                let weight = x[1].clone().reshape([self.shape[2], d_out]);
-                let y = sara_core::ops::linear(rows, weight, x.get(2).cloned());
-                y.reshape([self.shape[0], self.shape[1], d_out])
+                sara_core::ops::linear(cube(0), self.weight(&x[1], d_out), x.get(2).cloned())
+            }
+            Op::Fork { d_out } => {
+                let x0 = cube(0);
+                let [a, b] =
+                    [1, 2].map(|i| sara_core::ops::linear(x0.clone(), self.weight(&x[i], d_out), None));
+                sara_core::ops::add(a, b)
             }
         }
     }
@@ -132,16 +150,19 @@ impl Case {
                 }
                 softmax(scores, 3).matmul(split(2)).swap_dims(1, 2).reshape([batch, n_queries, d])
             }
-            Op::Linear { d_out, .. } => {
-                let weight = x[1].clone().reshape([1, d, d_out]);
-                let y =
-                    (cube(0).reshape([batch * seq, d, 1]) * weight).sum_dim(1).reshape([batch, seq, d_out]);
-                match x.get(2) {
-                    Some(bias) => y + bias.clone().reshape([1, 1, d_out]),
-                    None => y,
-                }
-            }
+            Op::Linear { d_out, .. } => match x.get(2) {
+                Some(bias) => self.product(x, 1, d_out) + bias.clone().reshape([1, 1, d_out]),
+                None => self.product(x, 1, d_out),
+            },
+            Op::Fork { d_out } => self.product(x, 1, d_out) + self.product(x, 2, d_out),
         }
+    }
+
+    /// The first input times the one at `weight`, without a matrix product.
+    fn product<B: Backend>(&self, x: &[Tensor<B, 1>], weight: usize, d_out: usize) -> Tensor<B, 3> {
+        let [batch, seq, d] = self.shape;
+        let terms = self.cube(&x[0]).reshape([batch * seq, d, 1]) * x[weight].clone().reshape([1, d, d_out]);
+        terms.sum_dim(1).reshape([batch, seq, d_out])
     }
 
     fn run<B: AutodiffBackend>(
@@ -187,6 +208,7 @@ fn attention(n_heads: usize, shape: [usize; 3]) -> Case {
 /// Odd sizes, one position, more than a chunk, a block of queries and a piece of rows, padding at the end and inside.
 fn cases() -> Vec<Case> {
     let linear = |d_out, bias, shape| Case::new(Op::Linear { d_out, bias }, shape);
+    let fork = |d_out, shape| Case::new(Op::Fork { d_out }, shape);
     vec![
         Case::new(Op::Gelu, [1, 1, 1]),
         Case::new(Op::Gelu, [2, 7, 13]),
@@ -201,6 +223,11 @@ fn cases() -> Vec<Case> {
         linear(70, true, [3, 150, 33]),
         linear(150, false, [2, 70, 20]),
         linear(8, false, [2, 70, 140]),
+        linear(300, true, [2, 150, 20]),
+        fork(5, [2, 7, 13]),
+        fork(1, [1, 1, 3]),
+        fork(40, [2, 150, 130]),
+        fork(8, [1, 300, 2]),
         attention(1, [1, 1, 3]),
         attention(3, [2, 7, 15]),
         attention(1, [2, 7, 13]),
@@ -264,6 +291,7 @@ fn gradients_equal_finite_differences() {
         Case::new(Op::Gelu, [1, 2, 5]),
         Case::new(Op::LayerNorm, [1, 2, 5]),
         Case::new(Op::Linear { d_out: 3, bias: true }, [1, 2, 5]),
+        Case::new(Op::Fork { d_out: 3 }, [1, 2, 5]),
         attention(2, [2, 3, 4]),
         attention(2, [2, 3, 4]).masked(|row, key| key != row),
         Case::new(Op::Attention { n_heads: 2, n_queries: 1 }, [2, 3, 4]),

@@ -4,6 +4,7 @@ use burn::tensor::backend::Backend;
 use sara_models::ops::EncoderOps;
 use sara_models::run::Device;
 use sara_svd::SvdOps;
+use sara_svd::threads::awake;
 
 use crate::console::Console;
 
@@ -33,8 +34,7 @@ pub(crate) fn dispatch<J: Job>(choice: Device, console: Console, job: J) -> anyh
     match choice {
         Device::Auto | Device::Cpu => {
             console.say(format!("device      cpu (flex, {threads} threads)"));
-            // On a thread of the pool: from outside it every product would wake the pool and wait for it.
-            rayon::scope(|_| cpu::run(job))
+            awake(|| cpu::run(job))
         }
         Device::Ndarray => {
             console.say(format!("device      cpu (ndarray, {threads} threads)"));

@@ -8,10 +8,9 @@ use std::mem::MaybeUninit;
 
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
-use sara_core::strided::Matrix;
+use sara_svd::strided::{Matrix, MatrixMut, Unwritten};
 
 use super::super::AttentionInputs;
-use super::strided::{MatrixMut, Sum, Unwritten};
 use super::{contiguous, kernels};
 
 /// Queries of one block: with some hundred keys its scores stay in the second-level cache.
@@ -41,7 +40,7 @@ impl Attention {
 
     pub(super) fn forward(&self) -> Vec<f32> {
         let mut output = room_for(&self.q);
-        let outputs = Unwritten::heads(&mut output, self.n_queries, self.d, self.n_heads);
+        let outputs = self.heads(&mut output, self.n_queries);
         outputs.into_par_iter().enumerate().for_each_init(Vec::new, |scratch, (index, output)| {
             let head = self.head(index);
             let mut rest = output;
@@ -65,8 +64,8 @@ impl Attention {
         let room = |wanted: bool, like: &FlexTensor| wanted.then(|| room_for(like));
         let mut grads = [room(wanted[0], &self.q), room(wanted[1], &self.k), room(wanted[2], &self.v)];
         let [dq, dk, dv] = &mut grads;
-        let (dq, dk, dv) =
-            (self.heads(dq, self.n_queries), self.heads(dk, self.n_keys), self.heads(dv, self.n_keys));
+        let dq = self.heads_if_any(dq, self.n_queries);
+        let [dk, dv] = [dk, dv].map(|grad| self.heads_if_any(grad, self.n_keys));
         let grads_of_heads = dq.into_par_iter().zip(dk).zip(dv).enumerate();
         grads_of_heads.for_each_init(Default::default, |scratch, (index, ((dq, dk), dv))| {
             self.head(index).backward(self.part(grad, self.n_queries, index), [dq, dk, dv], scratch);
@@ -76,16 +75,19 @@ impl Attention {
         grads.map(|grad| grad.map(|grad| unsafe { grad.assume_init() }.into_vec()))
     }
 
-    /// The heads of a buffer `[batch, n_rows, d]`, or as many times nothing.
-    fn heads<'a>(
+    /// The heads of each example in a new buffer `[batch, n_rows, d]`.
+    fn heads<'a>(&self, data: &'a mut [MaybeUninit<f32>], n_rows: usize) -> Vec<Unwritten<'a>> {
+        Unwritten::blocks(data, self.d, [n_rows, self.d / self.n_heads])
+    }
+
+    /// The same, or as many times nothing.
+    fn heads_if_any<'a>(
         &self,
         data: &'a mut Option<Box<[MaybeUninit<f32>]>>,
         n_rows: usize,
     ) -> Vec<Option<Unwritten<'a>>> {
         match data {
-            Some(data) => {
-                Unwritten::heads(data, n_rows, self.d, self.n_heads).into_iter().map(Some).collect()
-            }
+            Some(data) => self.heads(data, n_rows).into_iter().map(Some).collect(),
             None => (0..self.bias.len() / self.n_keys * self.n_heads).map(|_| None).collect(),
         }
     }
@@ -181,6 +183,31 @@ impl<'a> Head<'a> {
         dq.map(Unwritten::zeros);
         for sum in [dk, dv].into_iter().flatten() {
             sum.finish();
+        }
+    }
+}
+
+/// A sum of products, which the first of them writes.
+enum Sum<'a> {
+    Empty(Unwritten<'a>),
+    Written(MatrixMut<'a>),
+}
+
+impl Sum<'_> {
+    fn add(self, lhs: Matrix<'_>, rhs: Matrix<'_>) -> Self {
+        Self::Written(match self {
+            Self::Empty(matrix) => matrix.product(lhs, rhs),
+            Self::Written(mut matrix) => {
+                matrix.add_product(lhs, rhs);
+                matrix
+            }
+        })
+    }
+
+    /// Writes zeros where there was no term.
+    fn finish(self) {
+        if let Self::Empty(matrix) = self {
+            matrix.zeros();
         }
     }
 }
