@@ -306,11 +306,13 @@ mod tests {
         (0..n).map(|i| ((i * 31 + seed) % 13) as f32 - 6.0).collect()
     }
 
-    /// Every entry, where blocks end beside the matrix's end, are one row or column, or all of it.
+    /// Every entry, where blocks end before the matrix does, are one row or column, or all of it, and where nothing is
+    /// summed.
     #[test]
     fn blocks_together_are_the_product() {
         for ([rows, inner, columns], block) in [
             ([1, 1, 1], [1, 1]),
+            ([3, 0, 4], [2, 3]),
             ([5, 3, 7], [2, 3]),
             ([7, 9, 1], [3, 1]),
             ([1, 9, 40], [1, 16]),

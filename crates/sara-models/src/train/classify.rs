@@ -21,7 +21,7 @@ use crate::optimizer::Optimizer;
 /// Trains an adapter and a head beside the frozen `model`, from the start or from where `resume` stands.
 ///
 /// On flex, call it inside [`sara_svd::threads::awake`]: else every product wakes the pool and waits for it, which takes
-/// a tenth of a step.
+/// some hundredths of a step.
 ///
 /// # Errors
 /// Those of [`step`](super::step()), and what the journal says.
