@@ -1,7 +1,8 @@
 //! The linear layer as an extension of burn's backends: most of the work of every model goes through it.
 //!
 //! [`LinearOps`] has burn's own operations as default bodies, so a backend joins with an empty `impl`. Flex overrides
-//! them (`ops/flex.rs`); `Autodiff` records the layer as one node of the graph (`ops/autodiff.rs`).
+//! them (`ops/flex.rs`); `Autodiff` records the layer as one node of the graph (`ops/autodiff.rs`). [`add`] stands beside
+//! the layer for the sums around it, which burn takes on one thread.
 
 mod autodiff;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]

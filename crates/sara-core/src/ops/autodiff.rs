@@ -1,4 +1,5 @@
-//! The linear layer as one node of burn's graph, which keeps no more than the gradients that are wanted need.
+//! The linear layer and the sum, each as one node of burn's graph, which keeps no more than the gradients that are
+//! wanted need.
 
 use std::sync::Arc;
 
@@ -62,8 +63,7 @@ impl<B: Backend> Backward<B, 2> for Add {
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
         for parent in ops.parents.into_iter().flatten() {
-            let grad = grad.clone();
-            grads.register::<B>(parent.id, grad);
+            grads.register::<B>(parent.id, grad.clone());
         }
     }
 }

@@ -6,8 +6,6 @@
 //! burn-flex hands whole products to several threads, which wait for one another at every block; here they meet once.
 //! Only f32 goes this way. A value never depends on the piece that it is in, hence not on the threads.
 
-use std::mem::MaybeUninit;
-
 use burn::tensor::ops::FloatTensorOps;
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
@@ -15,7 +13,7 @@ use rayon::prelude::*;
 use sara_svd::strided::{self, Matrix, MatrixMut};
 
 use super::{LinearOps, ending_in, stock_linear, stock_linear_backward, stock_linear_weight_backward};
-use crate::buffer::{filled, transpose};
+use crate::buffer::transpose;
 
 /// Rows that are worth a thread of their own.
 const ROWS: usize = 128;
@@ -130,28 +128,14 @@ fn block(rows: usize, weight: Matrix<'_>, threads: usize) -> [usize; 2] {
     [rows.div_ceil(bands), width]
 }
 
-/// The sum of two contiguous tensors of one shape, in place of the first if nobody else holds it.
+/// The sum of two contiguous tensors of one shape, in place of the first, or of a copy if somebody else holds it.
 fn add(mut sum: FlexTensor, term: &FlexTensor) -> FlexTensor {
-    let term = term.storage::<f32>();
-    if let Some(sum) = sum.try_storage_mut::<f32>() {
-        sum.par_chunks_mut(CHUNK).zip(term.par_chunks(CHUNK)).for_each(|(sum, term)| {
-            for (sum, &term) in sum.iter_mut().zip(term) {
-                *sum += term;
-            }
-        });
-    } else {
-        let values = sum.storage::<f32>();
-        let write = |index: usize, y: &mut [MaybeUninit<f32>]| {
-            let first = index * CHUNK;
-            for ((y, &a), &b) in y.iter_mut().zip(&values[first..]).zip(&term[first..]) {
-                y.write(a + b);
-            }
-        };
-        #[expect(unsafe_code, reason = "no zeros first")]
-        // SAFETY: both terms are as long as their sum.
-        let values = unsafe { filled(values.len(), CHUNK, write) };
-        sum = tensor(values, sum.layout().shape().clone());
-    }
+    let values = sum.storage_mut::<f32>().par_chunks_mut(CHUNK);
+    values.zip(term.storage::<f32>().par_chunks(CHUNK)).for_each(|(values, term)| {
+        for (value, &term) in values.iter_mut().zip(term) {
+            *value += term;
+        }
+    });
     sum
 }
 
