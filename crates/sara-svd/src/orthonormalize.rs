@@ -10,7 +10,7 @@ use crate::rows::{identity, off_identity};
 /// Distance from the identity that the Gram matrix of orthonormal rows may have, in units of rounding.
 const ORTHONORMAL: f64 = 64.0;
 /// Cosine to the rows before that a row may keep, in units of rounding.
-const ORTHOGONAL: f64 = 64.0;
+const ORTHOGONAL: f64 = 32.0;
 /// Rounds of projection: two are enough unless rows had to be replaced.
 const PROJECTIONS: usize = 6;
 /// Seed of the rows that replace dependent ones.
@@ -70,21 +70,26 @@ pub(crate) fn orthonormal_to<E: Engine>(
 fn panel<E: Engine>(rows: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
     let [l, n] = rows.dims();
     let tolerance = ORTHONORMAL * epsilon(&rows);
-    let norms = (rows.clone() * rows.clone()).sum_dim(1).sqrt();
-    let rows = rows / norms.clamp_min(f64::from(f32::MIN_POSITIVE));
     // The shift keeps the factor positive definite, and costs a pass.
     let shift = 11.0 * (n + l + 1) as f64 * epsilon(&rows);
     for (shift, passes) in [(0.0, 2), (shift, 3)] {
         let mut q = rows.clone();
         for pass in 0..passes {
             let gram = product(q.clone(), q.clone().transpose());
+            // That of rows of one length: the squares of very different ones would leave no digits for the short.
+            let norms = (gram.clone() * identity(l, &rows)).sum_dim(1).sqrt();
+            let scale = norms.clamp_min(f64::from(f32::MIN_POSITIVE)).recip(); // [l, 1]
+            let gram = gram * scale.clone() * scale.clone().transpose();
             let gram = if pass == 0 && shift > 0.0 { gram + identity(l, &rows) * shift } else { gram };
-            q = product(tensor(E::cholesky_inverse(primitive(gram))?), q);
+            let inverse = tensor::<E, 2>(E::cholesky_inverse(primitive(gram))?);
+            q = product(inverse * scale.transpose(), q);
         }
         if largest(off_identity(&q))? <= tolerance {
             return Ok(q);
         }
     }
+    let norms = (rows.clone() * rows.clone()).sum_dim(1).sqrt();
+    let rows = rows / norms.clamp_min(f64::from(f32::MIN_POSITIVE));
     Ok(tensor(E::gram_schmidt(primitive(rows), SPARE_SEED)?))
 }
 

@@ -7,7 +7,7 @@ use crate::orthonormalize::orthonormalize;
 use crate::prepare::{Prepared, epsilon};
 use crate::rows::fix_signs;
 use crate::subspace::{Top, subspace};
-use crate::svd::{counted, full, leading_part, on_host, outside};
+use crate::svd::{counted, leading_part, leading_part_of_flat, on_host, outside};
 use crate::{Algorithm, Error, Method, Report, Svd, SvdOps};
 
 /// How far [`randomized_svd`] goes.
@@ -92,7 +92,7 @@ fn fast<E: Engine>(a: &Tensor<E, 2>, k: usize, iterations: usize, seed: u32) -> 
         let other = orthonormalize(product(q, a.clone()))?; // [k, n]
         q = orthonormalize(product(other, at.clone()))?;
     }
-    let core = full(product(q.clone(), a.clone()), Method::Auto)?;
+    let core = leading_part_of_flat(product(q.clone(), a.clone()), k)?;
     let u = product(core.u.transpose(), q);
     let error_bound = energy_bound(a, &core.s)?;
     let values = entries(core.s.clone())?;

@@ -9,8 +9,8 @@ use crate::ops::{Engine, entries, product};
 use crate::prepare::epsilon;
 use crate::randomized::energy_bound;
 use crate::rows::row_norms;
-use crate::svd::leading_part;
-use crate::{Error, Method, Place};
+use crate::svd::leading_part_of_flat;
+use crate::{Error, Place};
 
 /// Relative error of a value that is good enough.
 const RELATIVE: f64 = 1e-4;
@@ -66,7 +66,7 @@ struct Ritz<E: Engine> {
 impl<E: Engine> Ritz<E> {
     /// The first `l` in the space of the orthonormal rows `basis`, whose products with `a^T` are `images`.
     fn new(a: &Tensor<E, 2>, basis: Tensor<E, 2>, images: Tensor<E, 2>, l: usize) -> Result<Self, Error> {
-        let core = leading_part(images, l, Method::Auto)?;
+        let core = leading_part_of_flat(images, l)?;
         let (u, s) = (core.vt, core.s);
         let v = product(core.u.transpose(), basis);
         let back = product(u.clone(), a.clone());

@@ -2,7 +2,8 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::host::{Factors, Solver};
-use crate::ops::{Engine, enter, leave, rounded, scaled, take_bytes_read};
+use crate::ops::{Engine, enter, leave, product, rounded, scaled, take_bytes_read};
+use crate::orthonormalize::orthonormalize;
 use crate::prepare::{Prepared, rounding};
 use crate::rows::fix_signs;
 use crate::{Algorithm, Error, Method, Place, Precision, Report, SvdOps, jacobi};
@@ -149,6 +150,13 @@ pub(crate) fn leading_part<E: Engine>(a: Tensor<E, 2>, k: usize, method: Method)
     }
     let mut all = by_jacobi(vec![a])?;
     Ok(all.swap_remove(0).truncate(k))
+}
+
+/// [`leading_part`] of a matrix with few rows: what is decomposed is square, its coordinates on orthonormal rows.
+pub(crate) fn leading_part_of_flat<E: Engine>(a: Tensor<E, 2>, k: usize) -> Result<Svd<E>, Error> {
+    let rows = orthonormalize(a.clone())?;
+    let core = leading_part(product(a, rows.clone().transpose()), k, Method::Auto)?;
+    Ok(Svd { vt: product(core.vt, rows), ..core })
 }
 
 /// Matrices of one shape, decomposed together.

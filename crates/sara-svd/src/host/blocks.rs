@@ -9,7 +9,7 @@ const INNER_SWEEPS: usize = 2;
 ///
 /// Compares bits as integers: they sort as the moduli do, with the infinite and then NaN above all numbers.
 pub(crate) fn largest(values: &[f32]) -> f32 {
-    let modulus = |chunk: &[f32]| chunk.iter().map(|x| x.to_bits() & !SIGN).max().unwrap_or(0);
+    let modulus = |chunk: &[f32]| wide(|| chunk.iter().map(|x| x.to_bits() & !SIGN).max().unwrap_or(0));
     f32::from_bits(values.par_chunks(1 << 16).map(modulus).max().unwrap_or(0))
 }
 
@@ -18,20 +18,27 @@ const SIGN: u32 = 1 << 31;
 /// Sum of squares, in pieces whose bounds do not depend on the threads.
 pub(crate) fn squared_norm<T: Copy + Sync + Into<f64>>(values: &[T]) -> f64 {
     let lanes = |chunk: &[T]| {
+        let (parts, rest) = chunk.as_chunks::<LANES>();
         let mut sums = [0.0_f64; LANES];
-        for part in chunk.chunks(LANES) {
+        for part in parts {
             for (sum, &x) in sums.iter_mut().zip(part) {
                 let x: f64 = x.into();
                 *sum += x * x;
             }
         }
-        sums.iter().sum::<f64>()
+        let rest = rest.iter().map(|&x| x.into()).map(|x: f64| x * x);
+        sums.into_iter().chain(rest).sum::<f64>()
     };
-    let pieces: Vec<f64> = values.par_chunks(1 << 16).map(lanes).collect();
+    let pieces: Vec<f64> = values.par_chunks(1 << 16).map(|chunk| wide(|| lanes(chunk))).collect();
     pieces.iter().sum()
 }
 
 const LANES: usize = 16;
+
+/// Compiled for the widest registers that the processor has.
+fn wide<T>(work: impl FnOnce() -> T) -> T {
+    pulp::Arch::new().dispatch(work)
+}
 
 /// See [`crate::Engine::rotations`]: `gram` holds `d x d` matrices one after the other and is used up.
 pub(crate) fn rotations(gram: &mut [f64], d: usize, floors: &[f64], tolerance: f64) -> (Vec<f64>, Vec<f64>) {
@@ -114,23 +121,39 @@ fn rotate_pair(g: &mut [f64], j: &mut [f64], d: usize, (p, q): (usize, usize), t
 
 /// See [`crate::Engine::cholesky_inverse`].
 pub(crate) fn cholesky_inverse(gram: &[f64], l: usize) -> Vec<f64> {
-    let mut factor = vec![0.0; l * l];
-    for i in 0..l {
-        for j in 0..=i {
-            let dot: f64 = (0..j).map(|k| factor[i * l + k] * factor[j * l + k]).sum();
-            let rest = gram[i * l + j] - dot;
-            factor[i * l + j] = if i == j { rest.sqrt() } else { rest / factor[j * l + j] };
+    wide(|| {
+        // Row by row, each less multiples of those above: of the transposed factor, then of its inverse's transpose.
+        let mut factor = gram.to_vec();
+        let mut inverse = vec![0.0; l * l];
+        for i in 0..l {
+            let (above, rest) = factor.split_at_mut(i * l);
+            let row = &mut rest[i..l];
+            for above in above.chunks_exact(l) {
+                subtract(row, above[i], &above[i..]);
+            }
+            let diagonal = row[0].sqrt();
+            divide(row, diagonal);
+            let (known, rest) = inverse.split_at_mut(i * l);
+            let row = &mut rest[..=i];
+            row[i] = 1.0;
+            for (known, factors) in known.chunks_exact(l).zip(above.chunks_exact(l)) {
+                subtract(row, factors[i], &known[..=i]);
+            }
+            divide(row, diagonal);
         }
+        inverse
+    })
+}
+
+/// Takes a multiple of `y` out of `x`.
+fn subtract(x: &mut [f64], factor: f64, y: &[f64]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x -= factor * y);
+}
+
+fn divide(x: &mut [f64], by: f64) {
+    for x in x {
+        *x /= by;
     }
-    let mut inverse = vec![0.0; l * l];
-    for column in 0..l {
-        for i in column..l {
-            let dot: f64 = (column..i).map(|k| factor[i * l + k] * inverse[k * l + column]).sum();
-            let unit = if i == column { 1.0 } else { 0.0 };
-            inverse[i * l + column] = (unit - dot) / factor[i * l + i];
-        }
-    }
-    inverse
 }
 
 /// Share of its length that a row must keep when the rows above it are taken out, to count as independent.
@@ -169,8 +192,11 @@ fn norm(row: &[f64]) -> f64 {
 
 /// See [`crate::Engine::sketch`].
 pub(crate) fn sketch([rows, columns]: [usize; 2], seed: u32) -> Vec<f64> {
-    let row = |i| (0..columns).map(move |j| random(i as u32, j as u32, seed));
-    (0..rows).flat_map(row).collect()
+    let mut all = vec![0.0; rows * columns];
+    all.par_chunks_mut(columns.max(1)).enumerate().for_each(|(i, row)| {
+        wide(|| row.iter_mut().enumerate().for_each(|(j, x)| *x = random(i as u32, j as u32, seed)));
+    });
+    all
 }
 
 /// A number between -1 and 1 with 24 random bits, which f32 holds exactly.
@@ -184,4 +210,36 @@ fn mix(mut x: u32) -> u32 {
     x = (x ^ (x >> 16)).wrapping_add(0x9E37_79B9).wrapping_mul(0x7FEB_352D);
     x = (x ^ (x >> 15)).wrapping_mul(0x846C_A68B);
     x ^ (x >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inverse_factor_turns_the_gram_matrix_into_the_identity() {
+        for l in [1, 2, 7, 64] {
+            let n = l + 3;
+            let x = sketch([l, n], 4);
+            let entry = |i: usize, j: usize| (0..n).map(|k| x[i * n + k] * x[j * n + k]).sum::<f64>();
+            let gram: Vec<f64> = (0..l * l).map(|at| entry(at / l, at % l)).collect();
+            let inverse = cholesky_inverse(&gram, l);
+            for i in 0..l {
+                assert!(
+                    inverse[i * l + i + 1..(i + 1) * l].iter().all(|&x| x == 0.0),
+                    "{l}: lower triangular"
+                );
+                for j in 0..l {
+                    let row = |i: usize| &inverse[i * l..(i + 1) * l];
+                    let product: f64 = (0..l * l).map(|at| row(i)[at / l] * gram[at] * row(j)[at % l]).sum();
+                    let expected = if i == j { 1.0 } else { 0.0 };
+                    assert!((product - expected).abs() <= 1e-9, "{l}: {i}, {j}: {product}");
+                }
+            }
+        }
+        assert!(
+            !cholesky_inverse(&[1.0, 2.0, 2.0, 1.0], 2).iter().all(|x| x.is_finite()),
+            "it is not definite"
+        );
+    }
 }

@@ -3,6 +3,7 @@ use faer::{Accum, Mat, MatRef, get_global_parallelism};
 use rayon::prelude::*;
 
 use super::tridiagonal::tridiagonal;
+use super::vectors::normalize;
 use super::{Factors, Scaled};
 use crate::{Algorithm, Error};
 
@@ -133,9 +134,8 @@ impl Scaled {
         let s = self.square_roots(ascending, k)?;
         let q = tridiagonal.leading(&vectors, k);
         let mut p = self.tall() * &q;
-        for column in p.col_iter_mut() {
-            let norm = column.norm_l2();
-            column.iter_mut().for_each(|x| *x /= norm);
+        for j in 0..p.ncols() {
+            normalize(p.col_as_slice_mut(j));
         }
         let (first, last) = (s.first()?, s.last()?);
         let orthonormal = last * last > ORTHONORMAL_FROM * first * first;

@@ -31,6 +31,14 @@ pub(super) fn dot(x: &[f64], y: &[f64]) -> f64 {
     pulp::Arch::new().dispatch(Dot(x, y))
 }
 
+/// Divides a vector, whose entries are of moderate size, by its norm.
+pub(super) fn normalize(x: &mut [f64]) {
+    let norm = dot(x, x).sqrt();
+    for x in x {
+        *x /= norm;
+    }
+}
+
 /// `y` plus multiples of vectors.
 pub(super) fn add(y: &mut [f64], terms: &[(f64, &[f64])]) {
     struct Add<'a, 'b>(&'a mut [f64], &'a [(f64, &'b [f64])]);

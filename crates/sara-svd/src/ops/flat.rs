@@ -26,6 +26,11 @@ impl<'a> Rows<'a> {
     fn row(&self, i: usize, columns: &Range<usize>) -> &'a [f32] {
         &self.values[i * self.stride + columns.start..i * self.stride + columns.end]
     }
+
+    /// The same of a row that is wanted later, nothing of one that is not there.
+    fn ahead(&self, i: usize, columns: &Range<usize>) -> &'a [f32] {
+        if i < self.height { self.row(i, columns) } else { &[] }
+    }
 }
 
 /// `x a^T`, row by row.
@@ -59,13 +64,15 @@ pub(super) fn there_and_back(x: Rows<'_>, a: Rows<'_>) -> (Vec<f32>, Vec<f32>) {
     });
     let (there, back): (Vec<_>, Vec<_>) =
         pieces.into_iter().map(|(rows, (there, back))| ((rows, there), back)).unzip();
-    let back = back.into_iter().reduce(|mut sum, piece| {
-        for (sum, x) in sum.iter_mut().zip(piece) {
-            *sum += x;
+    let mut back = back.into_iter();
+    let mut sum = back.next().unwrap_or_default();
+    let rest: Vec<Vec<f32>> = back.collect();
+    sum.par_chunks_mut(ADDED).enumerate().for_each(|(i, sum)| {
+        for piece in &rest {
+            sum.iter_mut().zip(&piece[i * ADDED..]).for_each(|(sum, x)| *sum += x);
         }
-        sum
     });
-    (joined(x.height, &there), back.unwrap_or_default())
+    (joined(x.height, &there), sum)
 }
 
 /// Pieces of the large matrix for each thread, where each has results of its own.
@@ -73,6 +80,8 @@ const PIECES: usize = 4;
 /// Rows of the large matrix that are worth a sum of their own, and the largest number of such sums.
 const SUMMED: usize = 256;
 const MOST_SUMMED: usize = 8;
+/// Entries of the sums that one thread adds up.
+const ADDED: usize = 1 << 14;
 /// Entries of a cache line.
 const LINE: usize = 16;
 
@@ -145,9 +154,9 @@ impl WithSimd for Back<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
         let Self { x, a, columns } = self;
-        let mut back = vec![0.0; x.height * columns.len()];
-        add_sums(simd, x, a, 0..a.height, 0, columns, &mut back);
-        back
+        let mut back = Sums::new(x.height, columns);
+        back.add(simd, x, 0, a, 0..a.height);
+        back.into_rows()
     }
 }
 
@@ -166,24 +175,28 @@ impl WithSimd for ThereAndBack<'_> {
         let Self { x, a, rows } = self;
         let length = rows.len();
         let mut there = vec![0.0; x.height * length];
-        let mut back = vec![0.0; x.height * a.columns];
+        let mut back = Sums::new(x.height, 0..a.columns);
         let mut dots = Dots::new(simd, x);
-        for first in rows.clone().step_by(PANEL) {
-            let panel = first..rows.end.min(first + PANEL);
-            let at = first - rows.start;
-            dots.of(simd, x, a, panel.clone(), &mut there[at..], length);
+        for first in rows.clone().step_by(KEPT) {
+            let panel = first..rows.end.min(first + KEPT);
+            for part in panel.clone().step_by(PANEL) {
+                let part = part..panel.end.min(part + PANEL);
+                dots.of(simd, x, a, part.clone(), &mut there[part.start - rows.start..], length);
+            }
             let factors = Rows { values: &there, height: x.height, columns: length, stride: length };
-            add_sums(simd, factors, a, panel, at, 0..a.columns, &mut back);
+            back.add(simd, factors, first - rows.start, a, panel);
         }
-        (there, back)
+        (there, back.into_rows())
     }
 }
 
-/// Rows of the large matrix that stay in a core's own cache on the way back: a multiple of what both tiles take.
+/// Rows of the large matrix that dot products are taken of together, a multiple of what a tile takes.
 const PANEL: usize = 12;
+/// Rows of the large matrix that stay in a core's own cache on the way back, a multiple of what both tiles take.
+const KEPT: usize = 24;
 /// Rows of the large matrix that one tile of dot products takes.
 const TALL: usize = 4;
-/// The few rows are filled up to a multiple of this, what one tile of dot products takes of them at most.
+/// The few rows are filled up to a multiple of this, what one tile takes of them at most.
 const FEW: usize = 4;
 /// Entries of a row that stay in the nearest cache while others pass.
 const CHUNK: usize = 512;
@@ -267,17 +280,26 @@ impl<S: Simd> Dots<S> {
                     }
                     right = std::array::from_fn(|q| &self.edge[q * CHUNK..(q + 1) * CHUNK]);
                 }
-                for (left, sums) in left.chunks_exact(N * CHUNK).zip(sums.chunks_exact_mut(N * TALL)) {
-                    dot_tile::<S, N>(simd, left, right, sums);
+                let tiles = left.chunks_exact(N * CHUNK).zip(sums.chunks_exact_mut(N * TALL));
+                for (tile, (left, sums)) in tiles.enumerate() {
+                    // The same piece of the next rows, one for each tile.
+                    let next = if tile < TALL { r + tile + TALL } else { a.height };
+                    dot_tile::<S, N>(simd, left, right, a.ahead(next, &columns), sums);
                 }
             }
         }
     }
 }
 
-/// Adds the products of `left [N, CHUNK]` and `right` to `sums [N, TALL]`.
+/// Adds the products of `left [N, CHUNK]` and `right` to `sums [N, TALL]`, and asks for what is `ahead`.
 #[inline(always)]
-fn dot_tile<S: Simd, const N: usize>(simd: S, left: &[f32], right: [&[f32]; TALL], sums: &mut [S::f32s]) {
+fn dot_tile<S: Simd, const N: usize>(
+    simd: S,
+    left: &[f32],
+    right: [&[f32]; TALL],
+    ahead: &[f32],
+    sums: &mut [S::f32s],
+) {
     let vectors = CHUNK / S::F32_LANES;
     let left: [&[S::f32s]; N] =
         std::array::from_fn(|p| &S::as_simd_f32s(&left[p * CHUNK..(p + 1) * CHUNK]).0[..vectors]);
@@ -288,6 +310,7 @@ fn dot_tile<S: Simd, const N: usize>(simd: S, left: &[f32], right: [&[f32]; TALL
         tile[p].copy_from_slice(&sums[p * TALL..(p + 1) * TALL]);
     }
     for j in 0..vectors {
+        fetch(ahead, j * S::F32_LANES);
         let a = [right[0][j], right[1][j], right[2][j], right[3][j]];
         for p in 0..N {
             let x = left[p][j];
@@ -301,78 +324,142 @@ fn dot_tile<S: Simd, const N: usize>(simd: S, left: &[f32], right: [&[f32]; TALL
     }
 }
 
-/// Rows of the large matrix that are added up at once, to two rows of the result: twelve factors in registers.
-const SUM_ROWS: usize = 6;
-const SUM_FEW: usize = 2;
-
-/// Adds `rows` of `a`, times the factors in the columns of `x` from `at` on, to `out [few, columns]`.
+/// Has the cache line of an entry brought into a core's own cache, where the processor can be told to: it does not see
+/// by itself that the next piece of a row lies far from the last.
 #[inline(always)]
-fn add_sums<S: Simd>(
-    simd: S,
-    x: Rows<'_>,
-    a: Rows<'_>,
-    rows: Range<usize>,
-    at: usize,
+fn fetch(ahead: &[f32], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(entry) = ahead.get(at) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        let entry: *const f32 = entry;
+        #[expect(unsafe_code, reason = "it takes a pointer")]
+        // SAFETY: a hint, and the entry exists.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(entry.cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (ahead, at);
+}
+
+/// Rows of the large matrix that one tile of sums takes; their factors are in registers.
+const SUM_ROWS: usize = 6;
+
+/// Sums of multiples of rows of the large matrix, one for each of the few.
+struct Sums {
+    /// In chunks of columns: `[chunks, padded height, CHUNK]`
+    values: Vec<f32>,
+    /// Without the sums that fill it up.
+    height: usize,
     columns: Range<usize>,
-    out: &mut [f32],
-) {
-    let width = columns.len();
-    let mut spare = vec![0.0; CHUNK];
-    for start in (0..width).step_by(CHUNK) {
-        let end = width.min(start + CHUNK);
-        let chunk = columns.start + start..columns.start + end;
-        for r in (0..rows.len()).step_by(SUM_ROWS) {
-            let tall = SUM_ROWS.min(rows.len() - r);
-            // Past the end the last row is added once more, zero times.
-            let right: [&[f32]; SUM_ROWS] =
-                std::array::from_fn(|q| a.row(rows.start + r + q.min(tall - 1), &chunk));
-            for i in (0..x.height).step_by(SUM_FEW) {
-                let few = SUM_FEW.min(x.height - i);
-                let mut factors = [[0.0; SUM_ROWS]; SUM_FEW];
-                for (p, factors) in factors.iter_mut().enumerate().take(few) {
-                    factors[..tall].copy_from_slice(x.row(i + p, &(at + r..at + r + tall)));
+    /// A last chunk that is not full: `[SUM_ROWS, CHUNK]`
+    edge: Vec<f32>,
+}
+
+impl Sums {
+    fn new(height: usize, columns: Range<usize>) -> Self {
+        let chunks = columns.len().div_ceil(CHUNK);
+        Self {
+            values: vec![0.0; chunks * padded(height) * CHUNK],
+            height,
+            columns,
+            edge: vec![0.0; SUM_ROWS * CHUNK],
+        }
+    }
+
+    /// Adds `rows` of `a`, times the factors in the columns of `x` from `at` on.
+    #[inline(always)]
+    fn add<S: Simd>(&mut self, simd: S, x: Rows<'_>, at: usize, a: Rows<'_>, rows: Range<usize>) {
+        if S::REGISTER_COUNT >= LARGE_FILE {
+            self.by_tiles::<S, 4>(simd, x, at, a, rows);
+        } else {
+            self.by_tiles::<S, 2>(simd, x, at, a, rows);
+        }
+    }
+
+    #[inline(always)]
+    fn by_tiles<S: Simd, const N: usize>(
+        &mut self,
+        simd: S,
+        x: Rows<'_>,
+        at: usize,
+        a: Rows<'_>,
+        rows: Range<usize>,
+    ) {
+        let height = padded(self.height);
+        for (start, sums) in
+            self.columns.clone().step_by(CHUNK).zip(self.values.chunks_exact_mut(height * CHUNK))
+        {
+            let columns = start..self.columns.end.min(start + CHUNK);
+            for r in rows.clone().step_by(SUM_ROWS) {
+                let tall = SUM_ROWS.min(rows.end - r);
+                // Past the end the last row is added once more, zero times.
+                let row = |q: usize| a.row(r + q.min(tall - 1), &columns);
+                let mut right: [&[f32]; SUM_ROWS] = std::array::from_fn(row);
+                if columns.len() < CHUNK {
+                    for (edge, row) in self.edge.chunks_exact_mut(CHUNK).zip(right) {
+                        edge[..columns.len()].copy_from_slice(row);
+                    }
+                    right = std::array::from_fn(|q| &self.edge[q * CHUNK..(q + 1) * CHUNK]);
                 }
-                let (above, below) = out.split_at_mut((i + 1) * width);
-                let first = &mut above[i * width + start..i * width + end];
-                let second = if few == SUM_FEW { &mut below[start..end] } else { &mut spare[..end - start] };
-                sums(simd, factors, right, first, second);
+                for (tile, sums) in sums.chunks_exact_mut(N * CHUNK).enumerate() {
+                    let mut factors = [[0.0; SUM_ROWS]; N];
+                    for (p, factors) in factors.iter_mut().enumerate().take(x.height.saturating_sub(tile * N))
+                    {
+                        let first = at + r - rows.start;
+                        factors[..tall].copy_from_slice(x.row(tile * N + p, &(first..first + tall)));
+                    }
+                    let next = if tile < SUM_ROWS { r + SUM_ROWS + tile } else { rows.end };
+                    let ahead: &[f32] = if next < rows.end { a.row(next, &columns) } else { &[] };
+                    sum_tile::<S, N>(simd, &factors, right, ahead, sums);
+                }
             }
         }
     }
+
+    /// `[height, columns]`
+    fn into_rows(self) -> Vec<f32> {
+        let width = self.columns.len();
+        let mut rows = Vec::with_capacity(self.height * width);
+        for i in 0..self.height {
+            for (start, chunk) in
+                (0..width).step_by(CHUNK).zip(self.values.chunks_exact(padded(self.height) * CHUNK))
+            {
+                rows.extend_from_slice(&chunk[i * CHUNK..i * CHUNK + CHUNK.min(width - start)]);
+            }
+        }
+        rows
+    }
 }
 
+/// Adds the products of `factors` and `right` to `sums [N, CHUNK]`, and asks for what is `ahead`.
 #[inline(always)]
-fn sums<S: Simd>(
+fn sum_tile<S: Simd, const N: usize>(
     simd: S,
-    factors: [[f32; SUM_ROWS]; SUM_FEW],
+    factors: &[[f32; SUM_ROWS]; N],
     right: [&[f32]; SUM_ROWS],
-    first: &mut [f32],
-    second: &mut [f32],
+    ahead: &[f32],
+    sums: &mut [f32],
 ) {
-    let mut splat = [[simd.splat_f32s(0.0); SUM_ROWS]; SUM_FEW];
-    for (splat, factors) in splat.iter_mut().zip(&factors) {
-        for (splat, &factor) in splat.iter_mut().zip(factors) {
-            *splat = simd.splat_f32s(factor);
+    let vectors = CHUNK / S::F32_LANES;
+    let sums = &mut S::as_mut_simd_f32s(&mut sums[..N * CHUNK]).0[..N * vectors];
+    let right: [&[S::f32s]; SUM_ROWS] = std::array::from_fn(|q| &S::as_simd_f32s(right[q]).0[..vectors]);
+    let mut splat = [[simd.splat_f32s(0.0); SUM_ROWS]; N];
+    for p in 0..N {
+        for q in 0..SUM_ROWS {
+            splat[p][q] = simd.splat_f32s(factors[p][q]);
         }
     }
-    let (y0, y0_rest) = S::as_mut_simd_f32s(first);
-    let (y1, y1_rest) = S::as_mut_simd_f32s(second);
-    let ((a0, r0), (a1, r1)) = (S::as_simd_f32s(right[0]), S::as_simd_f32s(right[1]));
-    let ((a2, r2), (a3, r3)) = (S::as_simd_f32s(right[2]), S::as_simd_f32s(right[3]));
-    let ((a4, r4), (a5, r5)) = (S::as_simd_f32s(right[4]), S::as_simd_f32s(right[5]));
-    let rows = a0.iter().zip(a1).zip(a2).zip(a3).zip(a4).zip(a5);
-    for ((y0, y1), (((((&a0, &a1), &a2), &a3), &a4), &a5)) in y0.iter_mut().zip(y1).zip(rows) {
-        let (mut s0, mut s1) = (*y0, *y1);
-        for (q, a) in [a0, a1, a2, a3, a4, a5].into_iter().enumerate() {
-            s0 = simd.mul_add_e_f32s(splat[0][q], a, s0);
-            s1 = simd.mul_add_e_f32s(splat[1][q], a, s1);
-        }
-        (*y0, *y1) = (s0, s1);
-    }
-    for (i, (y0, y1)) in y0_rest.iter_mut().zip(y1_rest).enumerate() {
-        for (q, a) in [r0, r1, r2, r3, r4, r5].into_iter().enumerate() {
-            *y0 += factors[0][q] * a[i];
-            *y1 += factors[1][q] * a[i];
+    for j in 0..vectors {
+        fetch(ahead, j * S::F32_LANES);
+        let a: [S::f32s; SUM_ROWS] =
+            [right[0][j], right[1][j], right[2][j], right[3][j], right[4][j], right[5][j]];
+        for p in 0..N {
+            let mut sum = sums[p * vectors + j];
+            for q in 0..SUM_ROWS {
+                sum = simd.mul_add_e_f32s(splat[p][q], a[q], sum);
+            }
+            sums[p * vectors + j] = sum;
         }
     }
 }

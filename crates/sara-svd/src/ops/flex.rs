@@ -18,6 +18,9 @@ use crate::strided::{Matrix, product};
 const FLAT: usize = 512;
 /// Rows up to which the large matrix is read where it lies; more are worth packing it, as gemm does.
 const READ_IN_PLACE: usize = 48;
+/// Dot products in a block, and rows of it.
+const DOTS: usize = 256;
+const FLAT_BLOCK: usize = 64;
 /// Columns of the large matrix that are packed on one thread.
 const PANEL: usize = 256;
 /// Multiplications that are worth several threads.
@@ -88,8 +91,8 @@ fn flat_product(a: &FlexTensor, b: &FlexTensor) -> Option<FlexTensor> {
     } else {
         let b = b.transpose(0, 1);
         let b = rows(&b)?;
-        // To pack its rows would be to transpose them, for which these are too few uses still.
-        (flat::times_transposed(x, b), b.height)
+        let values = if b.height <= FLAT { by_dots(x, b) } else { flat::times_transposed(x, b) };
+        (values, b.height)
     };
     Some(matrix(values, x.height, columns))
 }
@@ -97,6 +100,14 @@ fn flat_product(a: &FlexTensor, b: &FlexTensor) -> Option<FlexTensor> {
 /// `x a` by panels of `a` that one thread packs and multiplies.
 fn by_panels(x: Rows<'_>, a: Rows<'_>) -> Vec<f32> {
     product(strided(x), strided(a), [x.height, PANEL.min(a.columns)], |_, _| {})
+}
+
+/// `x a^T` in blocks small enough for gemm to read both where they lie; it packs for larger ones, and would transpose to
+/// do so.
+fn by_dots(x: Rows<'_>, a: Rows<'_>) -> Vec<f32> {
+    let height = x.height.min(FLAT_BLOCK);
+    let block = [height, (DOTS / height).min(a.height)];
+    product(strided(x), strided(a).transposed(), block, |_, _| {})
 }
 
 fn strided(x: Rows<'_>) -> Matrix<'_> {

@@ -13,16 +13,21 @@ use crate::orthonormalize::{orthonormal_to, orthonormalize};
 
 /// Dimensions that one step adds are half of `k`, within these: few make a good basis, many a fast product.
 const STEPS: RangeInclusive<usize> = 8..=16;
-/// Dimensions after which the values are looked at first, for each of the `k`.
-const FIRST: usize = 5;
-/// The error falls about as this power of the dimensions, whatever the spectrum and the size (measured: 15 to 20).
-const DECAY: f64 = 18.0;
+/// Dimensions that the space is brought back to, for each of the `k`. With so many, and up to [`MOST`], it takes as many
+/// steps as a space that keeps growing (simulated: one more of thirty).
+const KEPT: usize = 2;
+/// Dimensions up to which the space grows, for each of the `k`; and at least this many steps beyond those kept.
+const MOST: usize = 4;
+const MOST_STEPS: usize = 8;
+/// A step divides the errors by at least this, once they fall.
+const RATE: f64 = 2.5;
 
 /// The `k` largest values of `a [m, n]`, `m >= n`, and their vectors, where some of the first `l` are wanted roughly;
 /// `None` where they do not come out.
 ///
-/// `a^T a` is block tridiagonal on the basis. Now and then its values there are looked at, and from how far off they
-/// are follows how many dimensions are missing; only when they seem good are they computed from the products.
+/// `a^T a` is nearly block tridiagonal on the basis. Now and then its values there are looked at, and from how far off
+/// they are follows how many steps are missing; only when they seem good are they computed from the products. A space
+/// that would grow too large for its steps is brought back to its leading vectors.
 pub(super) fn krylov<E: Engine>(
     a: &Tensor<E, 2>,
     k: usize,
@@ -33,13 +38,17 @@ pub(super) fn krylov<E: Engine>(
     // The last of the `l` have not all come out: one further up bounds what is outside.
     let l = k.midpoint(l);
     let step = (k / 2).clamp(*STEPS.start(), *STEPS.end());
+    let kept = (KEPT * k).max(l + step);
+    let most = (MOST * k).max(kept + MOST_STEPS * step);
+    // The whole space, where it is not much larger, is the end.
+    let most = if 2 * most > n { usize::MAX } else { most };
+    let mut due = (MOST * k).max(l + 2 * step).min(n * 2 / 3);
     let start = tensor(E::sketch([step, m], seed, a.dtype(), &a.device()));
     let mut new = orthonormalize(product(start, a.clone()))?;
     let mut basis = new.clone(); // [dimensions, n]
-    let mut images = Vec::new(); // [step, m] each
+    let mut images = Vec::new(); // [dimensions, m] together
     let mut projection = Projection::default();
-    let mut due = (FIRST * k).max(l + 2 * step).min(n * 2 / 3);
-    for passes in 1.. {
+    for passes in 1..=n.div_ceil(step) {
         let (image, next) = there_and_back(new, a.clone());
         projection.push(entries(product(image.clone(), image.clone().transpose()))?);
         images.push(image);
@@ -50,18 +59,18 @@ pub(super) fn krylov<E: Engine>(
         }
         let rows = next.dims()[0].min(n - dimensions);
         new = orthonormal_to(&basis, next.clone().slice([0..rows, 0..n]))?;
-        let coupling = entries(product(new.clone(), next.transpose()))?;
+        let mut coupling = entries(product(new.clone(), next.transpose()))?;
         if dimensions >= due {
-            let look = projection.look(&coupling, a, l);
+            let look = projection.look(&coupling, a, l, kept);
             let mut missing = look.as_ref().map_or(0.0, |look| look.missing(k));
             if missing <= 1.0 {
-                let images = Tensor::cat(images.clone(), 0);
-                let leading = look.map(|look| {
-                    let vectors = look.vectors(a);
-                    (product(vectors.clone(), basis.clone()), product(vectors, images.clone()))
+                let all = Tensor::cat(images.clone(), 0);
+                let leading = look.as_ref().map(|look| {
+                    let vectors = look.vectors(a, l);
+                    (product(vectors.clone(), basis.clone()), product(vectors, all.clone()))
                 });
                 // The whole space, should rounding have hidden small values from the look.
-                for (basis, images) in leading.into_iter().chain([(basis.clone(), images)]) {
+                for (basis, images) in leading.into_iter().chain([(basis.clone(), all)]) {
                     let ritz = Ritz::new(a, basis, images, l)?;
                     missing = ritz.missing(a, k);
                     if missing <= 1.0 {
@@ -69,8 +78,18 @@ pub(super) fn krylov<E: Engine>(
                     }
                 }
             }
-            let wanted = (dimensions as f64 * missing.powf(1.0 / DECAY)) as usize;
-            due = wanted.max(dimensions + step);
+            let ahead = step * (missing.ln() / RATE.ln()).ceil().max(1.0) as usize;
+            due = dimensions + ahead;
+            if let Some(look) = look
+                && due > most
+                && dimensions > kept
+            {
+                let vectors = look.vectors(a, kept);
+                basis = product(vectors.clone(), basis);
+                images = vec![product(vectors, Tensor::cat(images, 0))];
+                coupling = projection.restart(&look, &coupling, kept);
+                due = (kept + ahead).min(most);
+            }
         }
         projection.couple(coupling);
         basis = Tensor::cat(vec![basis, new.clone()], 0);
@@ -78,7 +97,7 @@ pub(super) fn krylov<E: Engine>(
     Ok(None)
 }
 
-/// `a^T a` on the basis: symmetric and block tridiagonal.
+/// `a^T a` on the basis: symmetric and block tridiagonal, after a restart with a first block of leading values.
 #[derive(Default)]
 struct Projection {
     /// Square blocks of the diagonal.
@@ -100,24 +119,40 @@ impl Projection {
         self.below.push(block);
     }
 
-    /// The first `l` values on this basis, with the block `coupling` that would be next; `None` where they do not come
-    /// out.
+    /// The first `l` values on this basis, with the block `coupling` that would be next, and the first `kept` vectors;
+    /// `None` where they do not come out.
     ///
     /// Rounding hides what is less than a unit in the last place of the square of the largest value, and so says
     /// nothing of values that are less than a hundredth of it.
-    fn look<E: Engine>(&self, coupling: &[f64], a: &Tensor<E, 2>, l: usize) -> Option<Look> {
-        let (squares, vectors) = symmetric::leading(self.lower(), l)?;
-        let values: Vec<f64> = squares.iter().map(|x| x.max(0.0).sqrt()).collect();
+    fn look<E: Engine>(&self, coupling: &[f64], a: &Tensor<E, 2>, l: usize, kept: usize) -> Option<Look> {
+        let (squares, vectors) = symmetric::leading(self.lower(), kept.min(self.dimensions))?;
+        let values: Vec<f64> = squares.iter().take(l).map(|x| x.max(0.0).sqrt()).collect();
         let noise = noise(a, values[0]);
-        let last = self.diagonal.last()?.len().isqrt();
         let residual = |(i, value): (usize, &f64)| {
-            let vector = &vectors.col_as_slice(i)[self.dimensions - last..];
-            let entry = |row: &[f64]| row.iter().zip(vector).map(|(x, y)| x * y).sum::<f64>();
-            let norm = coupling.chunks_exact(last).map(|row| entry(row).powi(2)).sum::<f64>().sqrt();
+            let norm = self.coupled(coupling, &vectors, i).map(|x| x * x).sum::<f64>().sqrt();
             if norm <= noise * values[0] { 0.0 } else { norm / value }
         };
         let residuals = values.iter().enumerate().map(residual).collect();
-        Some(Look { values, residuals, noise, vectors })
+        Some(Look { values, residuals, noise, squares, vectors })
+    }
+
+    /// Column `i` of the block `coupling` that would be next, when the basis is turned to `vectors`.
+    fn coupled(&self, coupling: &[f64], vectors: &Mat<f64>, i: usize) -> impl Iterator<Item = f64> {
+        let last = self.diagonal.last().map_or(0, |block| block.len().isqrt());
+        let vector = &vectors.col_as_slice(i)[self.dimensions - last..];
+        coupling.chunks_exact(last).map(move |row| row.iter().zip(vector).map(|(x, y)| x * y).sum())
+    }
+
+    /// Turns to the first `kept` vectors of a look and forgets the rest; returns what the block `coupling` becomes.
+    fn restart(&mut self, look: &Look, coupling: &[f64], kept: usize) -> Vec<f64> {
+        let columns: Vec<Vec<f64>> =
+            (0..kept).map(|i| self.coupled(coupling, &look.vectors, i).collect()).collect();
+        *self = Self::default();
+        let mut block = vec![0.0; kept * kept];
+        block.iter_mut().step_by(kept + 1).zip(&look.squares).for_each(|(entry, &square)| *entry = square);
+        self.push(block);
+        let rows = columns.first().map_or(0, Vec::len);
+        (0..rows).flat_map(|row| columns.iter().map(move |column| column[row])).collect()
     }
 
     /// The lower triangle.
@@ -145,6 +180,8 @@ struct Look {
     /// Norms of `a^T u - s v`.
     residuals: Vec<f64>,
     noise: f64,
+    /// Eigenvalues, as many as vectors.
+    squares: Vec<f64>,
     /// On the basis, as columns.
     vectors: Mat<f64>,
 }
@@ -155,10 +192,10 @@ impl Look {
         missing(&self.values, &self.residuals, self.noise, k)
     }
 
-    /// The vectors as rows, `[l, dimensions]`, of the element type and on the device of `like`.
-    fn vectors<E: Engine>(&self, like: &Tensor<E, 2>) -> Tensor<E, 2> {
-        let shape = [self.vectors.ncols(), self.vectors.nrows()];
-        let rows = rounded(row_major(self.vectors.transpose()), shape, like.dtype());
+    /// The first `count` vectors as rows, `[count, dimensions]`, of the element type and on the device of `like`.
+    fn vectors<E: Engine>(&self, like: &Tensor<E, 2>, count: usize) -> Tensor<E, 2> {
+        let vectors = self.vectors.subcols(0, count);
+        let rows = rounded(row_major(vectors.transpose()), [count, vectors.nrows()], like.dtype());
         Tensor::from_data(rows, (&like.device(), like.dtype()))
     }
 }
@@ -189,7 +226,7 @@ mod tests {
             new = orthonormal_to(&basis, next.clone()).expect("it is on the host");
             let coupling = entries(product(new.clone(), next.transpose())).expect("it is on the host");
             if blocks == 3 {
-                let look = projection.look(&coupling, &a, L).expect("it converges");
+                let look = projection.look(&coupling, &a, L, L).expect("it converges");
                 let ritz = Ritz::new(&a, basis, Tensor::cat(images, 0), L).expect("it converges");
                 let first = ritz.values[0];
                 for i in 0..L {
