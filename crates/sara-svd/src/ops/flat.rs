@@ -27,9 +27,14 @@ impl<'a> Rows<'a> {
         &self.values[i * self.stride + columns.start..i * self.stride + columns.end]
     }
 
-    /// The same of a row that is wanted later, nothing of one that is not there.
-    fn ahead(&self, i: usize, columns: &Range<usize>) -> &'a [f32] {
-        if i < self.height { self.row(i, columns) } else { &[] }
+    /// The same pieces of the rows that come `next`, as many as one of the `tiles` asks for: two are enough if there are
+    /// half as many tiles as rows.
+    #[inline(always)]
+    fn ahead(&self, next: Range<usize>, columns: &Range<usize>, tile: usize, tiles: usize) -> [&'a [f32]; 2] {
+        [tile, tile + tiles].map(|q| {
+            let i = next.start + q;
+            if i < next.end { self.row(i, columns) } else { &[] }
+        })
     }
 }
 
@@ -37,7 +42,7 @@ impl<'a> Rows<'a> {
 pub(super) fn times_transposed(x: Rows<'_>, a: Rows<'_>) -> Vec<f32> {
     assert_eq!(x.columns, a.columns, "rows of one length");
     let x = Chunks::new(x);
-    let pieces = side_by_side(a.height, PIECES * rayon::current_num_threads(), TALL, |rows| {
+    let pieces = side_by_side(a.height, PIECES * rayon::current_num_threads(), PANEL, |rows| {
         pulp::Arch::new().dispatch(There { x: &x, a, rows })
     });
     joined(x.height, &pieces)
@@ -59,7 +64,7 @@ pub(super) fn there_and_back(x: Rows<'_>, a: Rows<'_>) -> (Vec<f32>, Vec<f32>) {
     assert_eq!(x.columns, a.columns, "rows of one length");
     let x = Chunks::new(x);
     let count = (a.height / SUMMED).clamp(1, MOST_SUMMED);
-    let pieces = side_by_side(a.height, count, TALL, |rows| {
+    let pieces = side_by_side(a.height, count, PANEL, |rows| {
         pulp::Arch::new().dispatch(ThereAndBack { x: &x, a, rows })
     });
     let (there, back): (Vec<_>, Vec<_>) =
@@ -194,8 +199,6 @@ impl WithSimd for ThereAndBack<'_> {
 const PANEL: usize = 12;
 /// Rows of the large matrix that stay in a core's own cache on the way back, a multiple of what both tiles take.
 const KEPT: usize = 24;
-/// Rows of the large matrix that one tile of dot products takes.
-const TALL: usize = 4;
 /// The few rows are filled up to a multiple of this, what one tile takes of them at most.
 const FEW: usize = 4;
 /// Entries of a row that stay in the nearest cache while others pass.
@@ -234,93 +237,108 @@ impl Chunks {
 
 /// Dot products of rows of the large matrix with the few.
 struct Dots<S: Simd> {
-    /// Of the tiles of a panel: `[PANEL / TALL, padded few, TALL]`
+    /// Of a panel, tile by tile of it: `[PANEL / T, padded few, T]`
     sums: Vec<S::f32s>,
-    /// A last chunk that is not full: `[TALL, CHUNK]`
+    /// A last chunk that is not full: `[PANEL, CHUNK]`
     edge: Vec<f32>,
 }
 
 impl<S: Simd> Dots<S> {
     #[inline(always)]
     fn new(simd: S, x: &Chunks) -> Self {
-        Self { sums: vec![simd.splat_f32s(0.0); x.padded() * PANEL], edge: vec![0.0; TALL * CHUNK] }
+        Self { sums: vec![simd.splat_f32s(0.0); x.padded() * PANEL], edge: vec![0.0; PANEL * CHUNK] }
     }
 
     /// Writes those of a panel, or a part of one, to `out [few, rows]`, whose rows are `stride` apart.
     #[inline(always)]
     fn of(&mut self, simd: S, x: &Chunks, a: Rows<'_>, rows: Range<usize>, out: &mut [f32], stride: usize) {
         if S::REGISTER_COUNT >= LARGE_FILE {
-            self.by_tiles::<4>(simd, x, a, &rows);
+            self.by_tiles::<4, 6>(simd, x, a, &rows, out, stride);
         } else {
-            self.by_tiles::<2>(simd, x, a, &rows);
-        }
-        for (tile, sums) in self.sums.chunks_exact(x.padded() * TALL).enumerate() {
-            let tall = TALL.min(rows.len().saturating_sub(tile * TALL));
-            for (i, sums) in sums.chunks_exact(TALL).enumerate().take(x.height) {
-                for (q, &sum) in sums.iter().enumerate().take(tall) {
-                    out[i * stride + tile * TALL + q] = simd.reduce_sum_f32s(sum);
-                }
-            }
+            self.by_tiles::<2, 4>(simd, x, a, &rows, out, stride);
         }
     }
 
+    /// In tiles of `N` of the few and `T` rows.
     #[inline(always)]
-    fn by_tiles<const N: usize>(&mut self, simd: S, x: &Chunks, a: Rows<'_>, rows: &Range<usize>) {
+    fn by_tiles<const N: usize, const T: usize>(
+        &mut self,
+        simd: S,
+        x: &Chunks,
+        a: Rows<'_>,
+        rows: &Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
         let few = x.padded();
         self.sums.fill(simd.splat_f32s(0.0));
         for (start, left) in (0..a.columns).step_by(CHUNK).zip(x.values.chunks_exact(few * CHUNK)) {
             let columns = start..a.columns.min(start + CHUNK);
-            for (r, sums) in rows.clone().step_by(TALL).zip(self.sums.chunks_exact_mut(few * TALL)) {
+            for (r, sums) in rows.clone().step_by(T).zip(self.sums.chunks_exact_mut(few * T)) {
                 // Past the end the last row is multiplied again.
                 let row = |q: usize| a.row((r + q).min(rows.end - 1), &columns);
-                let mut right = [row(0), row(1), row(2), row(3)];
-                if columns.len() < CHUNK {
-                    for (edge, row) in self.edge.chunks_exact_mut(CHUNK).zip(right) {
-                        edge[..columns.len()].copy_from_slice(row);
-                    }
-                    right = std::array::from_fn(|q| &self.edge[q * CHUNK..(q + 1) * CHUNK]);
-                }
-                let tiles = left.chunks_exact(N * CHUNK).zip(sums.chunks_exact_mut(N * TALL));
+                let right: [&[f32]; T] = full(std::array::from_fn(row), &mut self.edge);
+                let tiles = left.chunks_exact(N * CHUNK).zip(sums.chunks_exact_mut(N * T));
                 for (tile, (left, sums)) in tiles.enumerate() {
-                    // The same piece of the next rows, one for each tile.
-                    let next = if tile < TALL { r + tile + TALL } else { a.height };
-                    dot_tile::<S, N>(simd, left, right, a.ahead(next, &columns), sums);
+                    let ahead = a.ahead(r + T..a.height.min(r + 2 * T), &columns, tile, few / N);
+                    dot_tile::<S, N, T>(simd, left, right, ahead, sums);
+                }
+            }
+        }
+        for (r, sums) in (0..rows.len()).step_by(T).zip(self.sums.chunks_exact(few * T)) {
+            for (i, sums) in sums.chunks_exact(T).enumerate().take(x.height) {
+                for (out, &sum) in out[i * stride + r..].iter_mut().zip(sums).take(rows.len() - r) {
+                    *out = simd.reduce_sum_f32s(sum);
                 }
             }
         }
     }
 }
 
-/// Adds the products of `left [N, CHUNK]` and `right` to `sums [N, TALL]`, and asks for what is `ahead`.
+/// Pieces of rows as long as a chunk: copied, with zeros after them, if they are shorter.
 #[inline(always)]
-fn dot_tile<S: Simd, const N: usize>(
+fn full<'a, const T: usize>(rows: [&'a [f32]; T], edge: &'a mut [f32]) -> [&'a [f32]; T] {
+    if rows[0].len() == CHUNK {
+        return rows;
+    }
+    for (edge, row) in edge.chunks_exact_mut(CHUNK).zip(rows) {
+        edge[..row.len()].copy_from_slice(row);
+    }
+    let edge = &*edge;
+    std::array::from_fn(|q| &edge[q * CHUNK..(q + 1) * CHUNK])
+}
+
+/// Adds the products of `left [N, CHUNK]` and `right` to `sums [N, T]`, and asks for what is `ahead`.
+#[inline(always)]
+fn dot_tile<S: Simd, const N: usize, const T: usize>(
     simd: S,
     left: &[f32],
-    right: [&[f32]; TALL],
-    ahead: &[f32],
+    right: [&[f32]; T],
+    ahead: [&[f32]; 2],
     sums: &mut [S::f32s],
 ) {
     let vectors = CHUNK / S::F32_LANES;
     let left: [&[S::f32s]; N] =
         std::array::from_fn(|p| &S::as_simd_f32s(&left[p * CHUNK..(p + 1) * CHUNK]).0[..vectors]);
-    let right: [&[S::f32s]; TALL] = std::array::from_fn(|q| &S::as_simd_f32s(right[q]).0[..vectors]);
-    let sums = &mut sums[..N * TALL];
-    let mut tile = [[simd.splat_f32s(0.0); TALL]; N];
+    let right: [&[S::f32s]; T] = std::array::from_fn(|q| &S::as_simd_f32s(right[q]).0[..vectors]);
+    let sums = &mut sums[..N * T];
+    let mut tile = [[simd.splat_f32s(0.0); T]; N];
     for p in 0..N {
-        tile[p].copy_from_slice(&sums[p * TALL..(p + 1) * TALL]);
+        tile[p].copy_from_slice(&sums[p * T..(p + 1) * T]);
     }
     for j in 0..vectors {
-        fetch(ahead, j * S::F32_LANES);
-        let a = [right[0][j], right[1][j], right[2][j], right[3][j]];
+        fetch(ahead[0], j * S::F32_LANES);
+        fetch(ahead[1], j * S::F32_LANES);
+        let a: [S::f32s; T] = std::array::from_fn(|q| right[q][j]);
         for p in 0..N {
             let x = left[p][j];
-            for q in 0..TALL {
+            for q in 0..T {
                 tile[p][q] = simd.mul_add_e_f32s(x, a[q], tile[p][q]);
             }
         }
     }
     for p in 0..N {
-        sums[p * TALL..(p + 1) * TALL].copy_from_slice(&tile[p]);
+        sums[p * T..(p + 1) * T].copy_from_slice(&tile[p]);
     }
 }
 
@@ -395,13 +413,7 @@ impl Sums {
                 let tall = SUM_ROWS.min(rows.end - r);
                 // Past the end the last row is added once more, zero times.
                 let row = |q: usize| a.row(r + q.min(tall - 1), &columns);
-                let mut right: [&[f32]; SUM_ROWS] = std::array::from_fn(row);
-                if columns.len() < CHUNK {
-                    for (edge, row) in self.edge.chunks_exact_mut(CHUNK).zip(right) {
-                        edge[..columns.len()].copy_from_slice(row);
-                    }
-                    right = std::array::from_fn(|q| &self.edge[q * CHUNK..(q + 1) * CHUNK]);
-                }
+                let right: [&[f32]; SUM_ROWS] = full(std::array::from_fn(row), &mut self.edge);
                 for (tile, sums) in sums.chunks_exact_mut(N * CHUNK).enumerate() {
                     let mut factors = [[0.0; SUM_ROWS]; N];
                     for (p, factors) in factors.iter_mut().enumerate().take(x.height.saturating_sub(tile * N))
@@ -409,8 +421,8 @@ impl Sums {
                         let first = at + r - rows.start;
                         factors[..tall].copy_from_slice(x.row(tile * N + p, &(first..first + tall)));
                     }
-                    let next = if tile < SUM_ROWS { r + SUM_ROWS + tile } else { rows.end };
-                    let ahead: &[f32] = if next < rows.end { a.row(next, &columns) } else { &[] };
+                    let next = r + SUM_ROWS..rows.end.min(r + 2 * SUM_ROWS);
+                    let ahead = a.ahead(next, &columns, tile, height / N);
                     sum_tile::<S, N>(simd, &factors, right, ahead, sums);
                 }
             }
@@ -438,7 +450,7 @@ fn sum_tile<S: Simd, const N: usize>(
     simd: S,
     factors: &[[f32; SUM_ROWS]; N],
     right: [&[f32]; SUM_ROWS],
-    ahead: &[f32],
+    ahead: [&[f32]; 2],
     sums: &mut [f32],
 ) {
     let vectors = CHUNK / S::F32_LANES;
@@ -451,7 +463,8 @@ fn sum_tile<S: Simd, const N: usize>(
         }
     }
     for j in 0..vectors {
-        fetch(ahead, j * S::F32_LANES);
+        fetch(ahead[0], j * S::F32_LANES);
+        fetch(ahead[1], j * S::F32_LANES);
         let a: [S::f32s; SUM_ROWS] =
             [right[0][j], right[1][j], right[2][j], right[3][j], right[4][j], right[5][j]];
         for p in 0..N {
