@@ -64,8 +64,9 @@ impl Scaled {
         self.rows.min(self.columns)
     }
 
+    /// Whether it is transposed: a square matrix is, since the columns of what results are contiguous.
     pub(super) fn is_wide(&self) -> bool {
-        self.rows < self.columns
+        self.rows <= self.columns
     }
 
     /// The scaled matrix, transposed where that makes it tall.

@@ -1,13 +1,20 @@
 //! Tridiagonal form of a symmetric matrix, in panels: half of the operations are products of matrices.
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined into a dispatch does not use vector registers"
+)]
+
+use std::ops::Range;
 
 use faer::diag::{DiagMut, DiagRef};
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd;
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, Mat, MatMut, Par, Spec, get_global_parallelism};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::vectors::{add, add_and_dot, dot};
+use super::vectors::{add, add_and_dot_with, add_with, dot, dot_with};
 
 /// Columns that are reduced before the rest of the matrix is brought up to date.
 const PANEL: usize = 32;
@@ -125,7 +132,8 @@ fn symmetric_times(a: &Mat<f64>, start: usize, v: &[f64]) -> Vec<f64> {
     };
     let strip = |i: usize| {
         let mut y = vec![0.0; n];
-        strip_times(a, start, bound(i)..bound(i + 1), v, &mut y);
+        let columns = bound(i)..bound(i + 1);
+        pulp::Arch::new().dispatch(Strip { a, start, columns, v, y: &mut y });
         y
     };
     if strips == 1 {
@@ -135,37 +143,55 @@ fn symmetric_times(a: &Mat<f64>, start: usize, v: &[f64]) -> Vec<f64> {
     let mut parts = parts.into_iter();
     let mut sum = parts.next().unwrap_or_default();
     for part in parts {
-        sum.iter_mut().zip(part).for_each(|(x, y)| *x += y);
+        add(&mut sum, &[(1.0, &part)]);
     }
     sum
 }
 
-fn strip_times(a: &Mat<f64>, start: usize, columns: std::ops::Range<usize>, v: &[f64], y: &mut [f64]) {
-    let end = start + v.len();
-    let mut j = columns.start;
-    while j + 4 <= columns.end {
+/// Some columns of the lower triangle, and what they add to the product.
+struct Strip<'a> {
+    a: &'a Mat<f64>,
+    /// First row and column of the matrix in `a`.
+    start: usize,
+    columns: Range<usize>,
+    v: &'a [f64],
+    y: &'a mut [f64],
+}
+
+impl WithSimd for Strip<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { a, start, columns, v, y } = self;
+        let end = start + v.len();
         let column = |j: usize| &a.col_as_slice(start + j)[start + j..end];
-        // The triangle at the top, entry by entry.
-        for q in 0..4 {
-            let c = column(j + q);
-            y[j + q] += c[0] * v[j + q];
-            for p in q + 1..4 {
-                y[j + p] += c[p - q] * v[j + q];
-                y[j + q] += c[p - q] * v[j + p];
+        let mut j = columns.start;
+        while j + 4 <= columns.end {
+            // The triangle at the top, entry by entry.
+            for q in 0..4 {
+                let c = column(j + q);
+                y[j + q] += c[0] * v[j + q];
+                for p in q + 1..4 {
+                    y[j + p] += c[p - q] * v[j + q];
+                    y[j + q] += c[p - q] * v[j + p];
+                }
             }
+            let four = [&column(j)[4..], &column(j + 1)[3..], &column(j + 2)[2..], &column(j + 3)[1..]];
+            let (head, tail) = y.split_at_mut(j + 4);
+            let factors = [v[j], v[j + 1], v[j + 2], v[j + 3]];
+            let dots = add_and_dot_with(simd, four, factors, &v[j + 4..], tail);
+            for (y, dot) in head[j..].iter_mut().zip(dots) {
+                *y += dot;
+            }
+            j += 4;
         }
-        let four = [&column(j)[4..], &column(j + 1)[3..], &column(j + 2)[2..], &column(j + 3)[1..]];
-        let (head, tail) = y.split_at_mut(j + 4);
-        let factors = [v[j], v[j + 1], v[j + 2], v[j + 3]];
-        let dots = add_and_dot(four, factors, &v[j + 4..], tail);
-        head[j..].iter_mut().zip(dots).for_each(|(y, dot)| *y += dot);
-        j += 4;
-    }
-    for j in j..columns.end {
-        let c = &a.col_as_slice(start + j)[start + j..end];
-        let (head, tail) = y.split_at_mut(j + 1);
-        add(tail, &[(v[j], &c[1..])]);
-        head[j] += c[0] * v[j] + dot(&c[1..], &v[j + 1..]);
+        for j in j..columns.end {
+            let c = column(j);
+            let (head, tail) = y.split_at_mut(j + 1);
+            add_with(simd, tail, &[(v[j], &c[1..])]);
+            head[j] += c[0] * v[j] + dot_with(simd, &c[1..], &v[j + 1..]);
+        }
     }
 }
 
@@ -177,8 +203,9 @@ fn update(a: &mut Mat<f64>, w: &Mat<f64>, start: usize, end: usize) {
         Mat::from_fn(n - end, 2 * width, |i, j| if j < width { v(i, j) } else { w[(end + i, j - width)] });
     let right =
         Mat::from_fn(n - end, 2 * width, |i, j| if j < width { w[(end + i, j)] } else { v(i, j - width) });
+    let rest = a.as_mut().submatrix_mut(end, end, n - end, n - end);
     triangular::matmul(
-        a.as_mut().submatrix_mut(end, end, n - end, n - end),
+        rest,
         triangular::BlockStructure::TriangularLower,
         Accum::Add,
         &left,
