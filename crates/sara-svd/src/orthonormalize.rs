@@ -9,6 +9,8 @@ use crate::rows::{identity, off_identity};
 
 /// Distance from the identity that the Gram matrix of orthonormal rows may have, in units of rounding.
 const ORTHONORMAL: f64 = 64.0;
+/// The same for rows that only have to span the right space.
+const NEAR: f64 = 0.1;
 /// Cosine to the rows before that a row may keep, in units of rounding.
 const ORTHOGONAL: f64 = 32.0;
 /// Rounds of projection: two are enough unless rows had to be replaced.
@@ -20,6 +22,18 @@ const SPARE_SEED: u32 = 0x5A5A_0001;
 pub(crate) fn orthonormalize<E: Engine>(x: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
     let [l, _] = x.dims();
     if l == 0 { Ok(x) } else { extend(None, x) }
+}
+
+/// Rows with the span of the rows of `x [l, n]`, `l <= n`, near enough to orthonormal to be multiplied by a matrix and
+/// keep their digits.
+pub(crate) fn near_orthonormal<E: Engine>(x: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
+    if (1..=PANEL).contains(&x.dims()[0]) {
+        let rows = straightened(x.clone(), 0.0)?;
+        if largest(off_identity(&rows))? <= NEAR {
+            return Ok(rows);
+        }
+    }
+    orthonormalize(x)
 }
 
 /// `rows` with all after the first `good` of them replaced by some that make the whole orthonormal.
@@ -73,16 +87,9 @@ fn panel<E: Engine>(rows: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
     // The shift keeps the factor positive definite, and costs a pass.
     let shift = 11.0 * (n + l + 1) as f64 * epsilon(&rows);
     for (shift, passes) in [(0.0, 2), (shift, 3)] {
-        let mut q = rows.clone();
-        for pass in 0..passes {
-            let gram = product(q.clone(), q.clone().transpose());
-            // That of rows of one length: the squares of very different ones would leave no digits for the short.
-            let norms = (gram.clone() * identity(l, &rows)).sum_dim(1).sqrt();
-            let scale = norms.clamp_min(f64::from(f32::MIN_POSITIVE)).recip(); // [l, 1]
-            let gram = gram * scale.clone() * scale.clone().transpose();
-            let gram = if pass == 0 && shift > 0.0 { gram + identity(l, &rows) * shift } else { gram };
-            let inverse = tensor::<E, 2>(E::cholesky_inverse(primitive(gram))?);
-            q = product(inverse * scale.transpose(), q);
+        let mut q = straightened(rows.clone(), shift)?;
+        for _ in 1..passes {
+            q = straightened(q, 0.0)?;
         }
         if largest(off_identity(&q))? <= tolerance {
             return Ok(q);
@@ -91,6 +98,20 @@ fn panel<E: Engine>(rows: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
     let norms = (rows.clone() * rows.clone()).sum_dim(1).sqrt();
     let rows = rows / norms.clamp_min(f64::from(f32::MIN_POSITIVE));
     Ok(tensor(E::gram_schmidt(primitive(rows), SPARE_SEED)?))
+}
+
+/// The rows turned by the inverse of the Cholesky factor of their Gram matrix, with `shift` added to its diagonal: nearly
+/// orthonormal, unless they were nearly dependent.
+fn straightened<E: Engine>(rows: Tensor<E, 2>, shift: f64) -> Result<Tensor<E, 2>, Error> {
+    let identity = identity(rows.dims()[0], &rows);
+    let gram = product(rows.clone(), rows.clone().transpose());
+    // That of rows of one length: the squares of very different ones would leave no digits for the short.
+    let norms = (gram.clone() * identity.clone()).sum_dim(1).sqrt();
+    let scale = norms.clamp_min(f64::from(f32::MIN_POSITIVE)).recip(); // [l, 1]
+    let gram = gram * scale.clone() * scale.clone().transpose();
+    let gram = if shift > 0.0 { gram + identity * shift } else { gram };
+    let inverse = tensor::<E, 2>(E::cholesky_inverse(primitive(gram))?);
+    Ok(product(inverse * scale.transpose(), rows))
 }
 
 /// Largest modulus; not a number below any other where an entry is not one.

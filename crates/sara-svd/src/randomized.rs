@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::ops::{Engine, enter, entries, primitive, product, tensor};
-use crate::orthonormalize::orthonormalize;
+use crate::orthonormalize::{near_orthonormal, orthonormalize};
 use crate::prepare::{Prepared, epsilon};
 use crate::rows::fix_signs;
 use crate::subspace::{Top, subspace};
@@ -87,11 +87,12 @@ fn fast<E: Engine>(a: &Tensor<E, 2>, k: usize, iterations: usize, seed: u32) -> 
     let [_, n] = a.dims();
     let at = a.clone().transpose();
     let start = tensor(E::sketch([k, n], seed, a.dtype(), &a.device()));
-    let mut q = orthonormalize(product(start, at.clone()))?; // [k, m]
+    let mut images = product(start, at.clone()); // [k, m]
     for _ in 0..iterations {
-        let other = orthonormalize(product(q, a.clone()))?; // [k, n]
-        q = orthonormalize(product(other, at.clone()))?;
+        let other = product(near_orthonormal(images)?, a.clone()); // [k, n]
+        images = product(near_orthonormal(other)?, at.clone());
     }
+    let q = orthonormalize(images)?;
     let core = leading_part_of_flat(product(q.clone(), a.clone()), k)?;
     let u = product(core.u.transpose(), q);
     let error_bound = energy_bound(a, &core.s)?;

@@ -178,12 +178,12 @@ fn newton_schulz(p: &Mat<f64>) -> Mat<f64> {
 
 /// Makes the first entry of largest modulus in each column of `u` positive.
 fn fix_signs(u: &mut Mat<f64>, v: &mut Mat<f64>) {
-    for (u, v) in u.col_iter_mut().zip(v.col_iter_mut()) {
+    u.par_col_iter_mut().zip(v.par_col_iter_mut()).for_each(|(u, v)| {
         let largest = u.as_ref().iter().fold(0.0_f64, |best, &x| if x.abs() > best.abs() { x } else { best });
         if largest < 0.0 {
             u.iter_mut().chain(v.iter_mut()).for_each(|x| *x = -*x);
         }
-    }
+    });
 }
 
 /// The entries row by row, a band of rows on each thread: faer holds them column by column.

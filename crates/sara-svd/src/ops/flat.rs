@@ -69,15 +69,7 @@ pub(super) fn there_and_back(x: Rows<'_>, a: Rows<'_>) -> (Vec<f32>, Vec<f32>) {
     });
     let (there, back): (Vec<_>, Vec<_>) =
         pieces.into_iter().map(|(rows, (there, back))| ((rows, there), back)).unzip();
-    let mut back = back.into_iter();
-    let mut sum = back.next().unwrap_or_default();
-    let rest: Vec<Vec<f32>> = back.collect();
-    sum.par_chunks_mut(ADDED).enumerate().for_each(|(i, sum)| {
-        for piece in &rest {
-            sum.iter_mut().zip(&piece[i * ADDED..]).for_each(|(sum, x)| *sum += x);
-        }
-    });
-    (joined(x.height, &there), sum)
+    (joined(x.height, &there), Sums::together(back).map_or_else(Vec::new, Sums::into_rows))
 }
 
 /// Pieces of the large matrix for each thread, where each has results of its own.
@@ -172,11 +164,11 @@ struct ThereAndBack<'a> {
 }
 
 impl WithSimd for ThereAndBack<'_> {
-    /// `[few, rows]` and `[few, columns of a]`
-    type Output = (Vec<f32>, Vec<f32>);
+    /// `[few, rows]`, and the sums over these rows
+    type Output = (Vec<f32>, Sums);
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> (Vec<f32>, Vec<f32>) {
+    fn with_simd<S: Simd>(self, simd: S) -> (Vec<f32>, Sums) {
         let Self { x, a, rows } = self;
         let length = rows.len();
         let mut there = vec![0.0; x.height * length];
@@ -191,7 +183,7 @@ impl WithSimd for ThereAndBack<'_> {
             let factors = Rows { values: &there, height: x.height, columns: length, stride: length };
             back.add(simd, factors, first - rows.start, a, panel);
         }
-        (there, back.into_rows())
+        (there, back)
     }
 }
 
@@ -221,12 +213,13 @@ impl Chunks {
     fn new(x: Rows<'_>) -> Self {
         let height = padded(x.height);
         let mut values = vec![0.0; x.columns.div_ceil(CHUNK) * height * CHUNK];
-        for (start, chunk) in (0..x.columns).step_by(CHUNK).zip(values.chunks_exact_mut(height * CHUNK)) {
-            let columns = start..x.columns.min(start + CHUNK);
+        let chunks = values.par_chunks_exact_mut((height * CHUNK).max(1)).enumerate();
+        chunks.for_each(|(i, chunk)| {
+            let columns = i * CHUNK..x.columns.min((i + 1) * CHUNK);
             for (i, row) in chunk.chunks_exact_mut(CHUNK).enumerate().take(x.height) {
                 row[..columns.len()].copy_from_slice(x.row(i, &columns));
             }
-        }
+        });
         Self { values, height: x.height }
     }
 
@@ -427,6 +420,21 @@ impl Sums {
                 }
             }
         }
+    }
+
+    /// The sum of sums of one shape, in their order.
+    fn together(all: Vec<Self>) -> Option<Self> {
+        let mut all = all.into_iter();
+        let mut sum = all.next()?;
+        let rest: Vec<Self> = all.collect();
+        sum.values.par_chunks_mut(ADDED).enumerate().for_each(|(i, sum)| {
+            for piece in &rest {
+                for (sum, x) in sum.iter_mut().zip(&piece.values[i * ADDED..]) {
+                    *sum += x;
+                }
+            }
+        });
+        Some(sum)
     }
 
     /// `[height, columns]`
