@@ -36,7 +36,7 @@ pub(crate) fn squared_norm<T: Copy + Sync + Into<f64>>(values: &[T]) -> f64 {
 const LANES: usize = 16;
 
 /// Compiled for the widest registers that the processor has.
-fn wide<T>(work: impl FnOnce() -> T) -> T {
+pub(super) fn wide<T>(work: impl FnOnce() -> T) -> T {
     pulp::Arch::new().dispatch(work)
 }
 

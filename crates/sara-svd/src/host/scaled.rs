@@ -1,7 +1,7 @@
 use faer::MatRef;
 use rayon::prelude::*;
 
-use super::blocks::squared_norm;
+use super::blocks::{squared_norm, wide};
 use crate::Error;
 
 /// `2^-300`: entries below this share of the largest count as zero.
@@ -36,9 +36,12 @@ impl Scaled {
             return Err(Error::Shape { rows, columns, values: values.len() });
         }
         let moduli = |piece: &[f64]| {
-            piece
-                .iter()
-                .fold((0.0_f64, true), |(largest, finite), x| (largest.max(x.abs()), finite & x.is_finite()))
+            wide(|| {
+                let largest = |(largest, finite): (f64, bool), x: &f64| {
+                    (if x.abs() > largest { x.abs() } else { largest }, finite & x.is_finite())
+                };
+                piece.iter().fold((0.0, true), largest)
+            })
         };
         let (largest, finite) =
             values.par_chunks(PIECE).map(moduli).reduce(|| (0.0, true), |x, y| (x.0.max(y.0), x.1 & y.1));
@@ -51,10 +54,12 @@ impl Scaled {
         }
         let exponent = exponent(largest);
         values.par_chunks_mut(PIECE).for_each(|piece| {
-            for value in piece {
-                let scaled = times_power_of_two(*value, -exponent);
-                *value = if scaled.abs() < NEGLIGIBLE { 0.0 } else { scaled };
-            }
+            wide(|| {
+                for value in piece {
+                    let scaled = times_power_of_two(*value, -exponent);
+                    *value = if scaled.abs() < NEGLIGIBLE { 0.0 } else { scaled };
+                }
+            });
         });
         Ok(Self { values, rows, columns, exponent, precision })
     }

@@ -20,8 +20,13 @@ use super::vectors::{add, add_and_dot_with, add_with, dot, dot_with};
 const PANEL: usize = 32;
 /// Reflectors that are applied together on the way back.
 const BLOCK: usize = 64;
-/// Columns of a matrix that one task multiplies by a vector, at least.
-const STRIP: usize = 192;
+/// Columns that a task applies them to.
+const COLUMNS: usize = 128;
+/// Columns of a matrix that one task multiplies by a vector, at least, and as many as it is worth.
+const NARROW: usize = 128;
+const WIDE: usize = 512;
+/// Columns from which several tasks are worth their start.
+const PARALLEL: usize = 192;
 
 /// `a = q t q^T` with `t` tridiagonal and `q` a product of reflectors.
 pub(super) struct Tridiagonal {
@@ -118,14 +123,14 @@ fn times_reflector(a: &Mat<f64>, w: &Mat<f64>, start: usize, k: usize, tau: f64)
 }
 
 fn join<A: Send, B: Send>(n: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
-    if n > 2 * STRIP { rayon::join(a, b) } else { (a(), b()) }
+    if n > 2 * PARALLEL { rayon::join(a, b) } else { (a(), b()) }
 }
 
 /// The symmetric matrix from row and column `start` on, by its lower triangle, times `v`.
 fn symmetric_times(a: &Mat<f64>, start: usize, v: &[f64]) -> Vec<f64> {
     let n = v.len();
-    // Strips of equal area, at least `STRIP` columns wide, whatever the threads.
-    let strips = (n / STRIP).clamp(1, 16);
+    // Strips of equal area, whatever the threads: few, so that each core finds its own again in its own cache.
+    let strips = if n < 2 * NARROW { 1 } else { (n / WIDE).next_power_of_two().clamp(2, 16) };
     let bound = |i: usize| {
         let left = 1.0 - i as f64 / strips as f64;
         n - (left.sqrt() * n as f64) as usize
@@ -203,9 +208,8 @@ fn update(a: &mut Mat<f64>, w: &Mat<f64>, start: usize, end: usize) {
         Mat::from_fn(n - end, 2 * width, |i, j| if j < width { v(i, j) } else { w[(end + i, j - width)] });
     let right =
         Mat::from_fn(n - end, 2 * width, |i, j| if j < width { w[(end + i, j)] } else { v(i, j - width) });
-    let rest = a.as_mut().submatrix_mut(end, end, n - end, n - end);
     triangular::matmul(
-        rest,
+        a.as_mut().submatrix_mut(end, end, n - end, n - end),
         triangular::BlockStructure::TriangularLower,
         Accum::Add,
         &left,
@@ -218,7 +222,7 @@ fn update(a: &mut Mat<f64>, w: &Mat<f64>, start: usize, end: usize) {
 }
 
 fn parallelism(n: usize) -> Par {
-    if n > STRIP { get_global_parallelism() } else { Par::Seq }
+    if n > PARALLEL { get_global_parallelism() } else { Par::Seq }
 }
 
 impl Tridiagonal {
@@ -255,34 +259,51 @@ impl Tridiagonal {
         leading
     }
 
-    /// `q z` in place.
-    fn apply(&self, mut z: MatMut<'_, f64>) {
-        let n = self.diagonal.len();
-        for start in (0..self.taus.len()).step_by(BLOCK).rev() {
-            let width = BLOCK.min(self.taus.len() - start);
-            let rows = n - start - 1;
-            let v = Mat::from_fn(rows, width, |i, j| {
-                if i < j { 0.0 } else { self.reflectors[(start + 1 + i, start + j)] }
-            });
-            let par = get_global_parallelism();
-            let mut overlaps = Mat::zeros(width, width);
-            matmul(&mut overlaps, Accum::Replace, v.transpose(), &v, 1.0, par);
-            let mut t = Mat::<f64>::zeros(width, width);
-            for i in 0..width {
-                let tau = self.taus[start + i];
-                t[(i, i)] = tau;
-                for p in 0..i {
-                    let sum: f64 = (p..i).map(|q| t[(p, q)] * overlaps[(q, i)]).sum();
-                    t[(p, i)] = -tau * sum;
-                }
+    /// `q z` in place: some columns after the others, so that they stay in a core's own cache.
+    fn apply(&self, z: MatMut<'_, f64>) {
+        let starts: Vec<usize> = (0..self.taus.len()).step_by(BLOCK).collect();
+        let blocks: Vec<Block> = starts.into_par_iter().map(|start| self.block(start)).collect();
+        let chunks = z.ncols().div_ceil(COLUMNS).max(1);
+        z.par_col_partition_mut(chunks).for_each(|mut z| {
+            for Block { first, v, vt } in blocks.iter().rev() {
+                let mut part = z.as_mut().subrows_mut(*first, v.nrows());
+                let mut overlaps = Mat::zeros(v.ncols(), part.ncols());
+                matmul(&mut overlaps, Accum::Replace, v.transpose(), &part, 1.0, Par::Seq);
+                matmul(&mut part, Accum::Add, vt, &overlaps, -1.0, Par::Seq);
             }
-            let vt = &v * &t;
-            let mut part = z.as_mut().subrows_mut(start + 1, rows);
-            let mut m = Mat::zeros(width, part.ncols());
-            matmul(&mut m, Accum::Replace, v.transpose(), &part, 1.0, par);
-            matmul(&mut part, Accum::Add, &vt, &m, -1.0, par);
-        }
+        });
     }
+
+    /// The product of the reflectors from `start` on.
+    fn block(&self, start: usize) -> Block {
+        let n = self.diagonal.len();
+        let width = BLOCK.min(self.taus.len() - start);
+        let first = start + 1;
+        let mut v = Mat::zeros(n - first, width);
+        for j in 0..width {
+            v.col_as_slice_mut(j)[j..].copy_from_slice(&self.reflectors.col_as_slice(start + j)[first + j..]);
+        }
+        let overlaps = v.transpose() * &v;
+        let mut t = Mat::<f64>::zeros(width, width);
+        for i in 0..width {
+            let tau = self.taus[start + i];
+            t[(i, i)] = tau;
+            for p in 0..i {
+                let sum: f64 = (p..i).map(|q| t[(p, q)] * overlaps[(q, i)]).sum();
+                t[(p, i)] = -tau * sum;
+            }
+        }
+        let vt = &v * t;
+        Block { first, v, vt }
+    }
+}
+
+/// Reflectors that are applied together: `1 - vt v^T` from row `first` on.
+struct Block {
+    first: usize,
+    v: Mat<f64>,
+    /// `v` times the triangle that joins them.
+    vt: Mat<f64>,
 }
 
 /// Iterations for one eigenvalue; two are usual.
