@@ -19,13 +19,14 @@ pub(crate) mod symmetric;
 mod tridiagonal;
 mod vectors;
 
+use faer::MatRef;
 use half::{bf16, f16};
 
 use crate::spectrum_rank::check_share;
 pub use crate::spectrum_rank::rank_of;
 use crate::{Convention, Error, SpectrumRank};
 pub(crate) use scaled::{Scaled, exponent, times_power_of_two};
-pub(crate) use solve::{Solver, row_major};
+pub(crate) use solve::{Solver, Triplets, row_major};
 
 /// A thin decomposition `a = u diag(s) vt` in f64, row by row, with `k = min(m, n)`.
 ///
@@ -68,7 +69,9 @@ impl Sample for bf16 {
 /// # Errors
 /// [`Error::Shape`], [`Error::NonFinite`], [`Error::Overflow`] (f64 only), [`Error::NotConverged`].
 pub fn svd<T: Sample>(data: &[T], m: usize, n: usize) -> Result<Factors, Error> {
-    Ok(scale(data, m, n)?.svd(m.min(n))?.0)
+    let (Triplets { u, s, v }, _) = scale(data, m, n)?.svd(m.min(n))?;
+    let rows = |a: MatRef<'_, f64>| row_major(a, |x| x);
+    Ok(Factors { u: rows(u.as_ref()), s, vt: rows(v.transpose()) })
 }
 
 /// Singular values of the `m x n` matrix `data`, given row by row; `min(m, n)` of them, descending.

@@ -13,9 +13,10 @@ use burn::tensor::{
     DType, Device, Shape, Tensor, TensorData, TensorMetadata, TensorPrimitive, try_read_sync,
 };
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
+use faer::MatRef;
 use rayon::prelude::*;
 
-use crate::host::{Sample, Scaled, blocks};
+use crate::host::{Sample, Scaled, blocks, row_major};
 use crate::{Error, Place};
 
 /// A backend whose tensors can be decomposed.
@@ -256,12 +257,22 @@ pub(crate) fn read<B: Backend>(a: FloatTensor<B>) -> Result<Vec<f64>, Error> {
 const PARALLEL: usize = 1 << 14;
 
 /// Numbers of the host as the data of a tensor.
-pub(crate) fn rounded(values: Vec<f64>, shape: impl Into<Shape>, dtype: DType) -> TensorData {
+fn rounded(values: Vec<f64>, shape: impl Into<Shape>, dtype: DType) -> TensorData {
     if dtype == DType::F32 {
         let values: Vec<f32> = values.par_iter().with_min_len(PARALLEL).map(|&x| x as f32).collect();
         TensorData::new(values, shape)
     } else {
         TensorData::new(values, shape).convert_dtype(dtype)
+    }
+}
+
+/// A matrix of the host as the data of a tensor.
+pub(crate) fn matrix_data(a: MatRef<'_, f64>, dtype: DType) -> TensorData {
+    let shape = [a.nrows(), a.ncols()];
+    if dtype == DType::F32 {
+        TensorData::new(row_major(a, |x| x as f32), shape)
+    } else {
+        TensorData::new(row_major(a, |x| x), shape).convert_dtype(dtype)
     }
 }
 

@@ -1,8 +1,8 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::host::{Factors, Solver};
-use crate::ops::{Engine, enter, leave, product, rounded, scaled, take_bytes_read};
+use crate::host::{Solver, Triplets};
+use crate::ops::{Engine, enter, leave, matrix_data, product, scaled, take_bytes_read};
 use crate::orthonormalize::orthonormalize;
 use crate::prepare::{Prepared, rounding};
 use crate::rows::fix_signs;
@@ -202,8 +202,7 @@ fn restored<E: Engine>(
 
 fn host_svd<E: Engine>(a: Tensor<E, 2>, k: usize) -> Result<Svd<E>, Error> {
     let (device, dtype, [m, n]) = (a.device(), a.dtype(), a.dims());
-    let (Factors { u, s, vt }, solver) = scaled(a)?.svd(k)?;
-    let k = s.len();
+    let (Triplets { u, s, v }, solver) = scaled(a)?.svd(k)?;
     let report = Report {
         algorithm: solver.algorithm(),
         place: Place::Host,
@@ -212,9 +211,14 @@ fn host_svd<E: Engine>(a: Tensor<E, 2>, k: usize) -> Result<Svd<E>, Error> {
         bytes_read: 0,
         error_bound: solver.error_bound(&s, m.max(n)) + rounding(s.first().copied().unwrap_or(0.0), dtype),
     };
-    let push = |values, shape| Tensor::from_data(rounded(values, shape, dtype), (&device, dtype));
+    let push = |a| Tensor::from_data(matrix_data(a, dtype), (&device, dtype));
     let s = checked(s, dtype)?;
-    Ok(Svd { u: push(u, [m, k]), s: Tensor::from_data(s, (&device, dtype)), vt: push(vt, [k, n]), report })
+    Ok(Svd {
+        u: push(u.as_ref()),
+        s: Tensor::from_data(s, (&device, dtype)),
+        vt: push(v.transpose()),
+        report,
+    })
 }
 
 /// All singular values by the host, in f64.

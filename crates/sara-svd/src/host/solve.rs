@@ -2,9 +2,9 @@ use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, Mat, MatRef, get_global_parallelism};
 use rayon::prelude::*;
 
+use super::Scaled;
 use super::tridiagonal::tridiagonal;
 use super::vectors::normalize;
-use super::{Factors, Scaled};
 use crate::{Algorithm, Error};
 
 /// Smallest ratio of the Gram matrix's extreme eigenvalues that the Gram path accepts.
@@ -53,6 +53,16 @@ impl Solver {
     }
 }
 
+/// Singular vectors as columns, and values.
+pub(crate) struct Triplets {
+    /// `[m, k]`
+    pub(crate) u: Mat<f64>,
+    /// `[k]`, descending
+    pub(crate) s: Vec<f64>,
+    /// `[n, k]`
+    pub(crate) v: Mat<f64>,
+}
+
 /// `tall = p diag(s) q^T`.
 struct Solution {
     solver: Solver,
@@ -83,10 +93,12 @@ impl Scaled {
     }
 
     /// The `k` largest values and their vectors, all where there are no more.
-    pub(crate) fn svd(&self, k: usize) -> Result<(Factors, Solver), Error> {
+    pub(crate) fn svd(&self, k: usize) -> Result<(Triplets, Solver), Error> {
         let k = k.min(self.rank_limit());
         if k == 0 {
-            return Ok((Factors { u: Vec::new(), s: Vec::new(), vt: Vec::new() }, Solver::Direct));
+            let none = |n| Mat::zeros(n, 0);
+            let triplets = Triplets { u: none(self.rows), s: Vec::new(), v: none(self.columns) };
+            return Ok((triplets, Solver::Direct));
         }
         let direct = || {
             direct_svd(self.tall()).filter(|solution| self.accepts(&solution.s)).map(|all| all.truncate(k))
@@ -97,8 +109,7 @@ impl Scaled {
             std::mem::swap(&mut u, &mut v);
         }
         fix_signs(&mut u, &mut v);
-        let (u, vt) = (row_major(u.as_ref()), row_major(v.transpose()));
-        Ok((Factors { u, s: self.unscale(s)?, vt }, solver))
+        Ok((Triplets { u, s: self.unscale(s)?, v }, solver))
     }
 
     /// Lower triangle of `a^T a`; only for input whose squares f64 holds exactly.
@@ -186,15 +197,18 @@ fn fix_signs(u: &mut Mat<f64>, v: &mut Mat<f64>) {
     });
 }
 
-/// The entries row by row, a band of rows on each thread: faer holds them column by column.
-pub(crate) fn row_major(a: MatRef<'_, f64>) -> Vec<f64> {
+/// The entries row by row, rounded, a band of rows on each thread: faer holds them column by column.
+pub(crate) fn row_major<T: Copy + Default + Send>(
+    a: MatRef<'_, f64>,
+    round: impl Fn(f64) -> T + Sync,
+) -> Vec<T> {
     const BAND: usize = 16;
     let columns = a.ncols();
-    let mut all = vec![0.0; a.nrows() * columns];
-    all.par_chunks_mut(BAND * columns).enumerate().for_each(|(band, rows)| {
+    let mut all = vec![T::default(); a.nrows() * columns];
+    all.par_chunks_mut((BAND * columns).max(1)).enumerate().for_each(|(band, rows)| {
         for j in 0..columns {
             for (i, row) in rows.chunks_exact_mut(columns).enumerate() {
-                row[j] = a[(band * BAND + i, j)];
+                row[j] = round(a[(band * BAND + i, j)]);
             }
         }
     });

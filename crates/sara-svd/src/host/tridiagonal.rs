@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use super::vectors::{add, add_and_dot_with, add_with, dot, dot_with};
 
 /// Columns that are reduced before the rest of the matrix is brought up to date.
-const PANEL: usize = 32;
+const PANEL: usize = 16;
 /// Reflectors that are applied together on the way back.
 const BLOCK: usize = 64;
 /// Columns that a task applies them to.
@@ -394,7 +394,7 @@ mod tests {
     #[test]
     fn the_form_has_the_matrix_back_and_its_eigenvalues() {
         // Around a panel, a block of reflectors, and a strip.
-        for n in [1, 2, 3, 31, 32, 33, 65, 97, 500] {
+        for n in [1, 2, 3, 15, 16, 17, 63, 65, 66, 97, 260, 500] {
             let mut cases =
                 vec![graded(n), Mat::zeros(n, n), Mat::identity(n, n), Mat::from_fn(n, n, |_, _| 1.0)];
             cases.push(Mat::from_fn(n, n, |i, j| if i.abs_diff(j) == 1 { 2.0 } else { 0.0 }));

@@ -7,8 +7,8 @@ use faer::Mat;
 
 use super::{Ritz, Top, missing, noise};
 use crate::Error;
-use crate::host::{row_major, symmetric};
-use crate::ops::{Engine, entries, product, rounded, tensor, there_and_back};
+use crate::host::symmetric;
+use crate::ops::{Engine, entries, matrix_data, product, tensor, there_and_back};
 use crate::orthonormalize::{orthonormal_to, orthonormalize};
 
 /// Dimensions that one step adds are half of `k`, within these: few make a good basis, many a fast product.
@@ -194,8 +194,7 @@ impl Look {
 
     /// The first `count` vectors as rows, `[count, dimensions]`, of the element type and on the device of `like`.
     fn vectors<E: Engine>(&self, like: &Tensor<E, 2>, count: usize) -> Tensor<E, 2> {
-        let vectors = self.vectors.subcols(0, count);
-        let rows = rounded(row_major(vectors.transpose()), [count, vectors.nrows()], like.dtype());
+        let rows = matrix_data(self.vectors.subcols(0, count).transpose(), like.dtype());
         Tensor::from_data(rows, (&like.device(), like.dtype()))
     }
 }
