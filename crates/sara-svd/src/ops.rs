@@ -223,12 +223,12 @@ fn two_products<E: Engine>(x: FloatTensor<E>, a: FloatTensor<E>) -> (FloatTensor
 
 fn largest<B: Backend>(a: FloatTensor<B>) -> Result<f64, Error> {
     let data = read_data::<B>(a)?;
-    Ok(match data.as_slice::<f32>() {
-        Ok(values) => f64::from(blocks::largest(values)),
-        Err(_) => {
-            data.iter::<f64>().fold(0.0, |largest: f64, x| if x.abs() <= largest { largest } else { x.abs() })
-        }
-    })
+    if let Ok(values) = data.as_slice::<f32>() {
+        return Ok(f64::from(blocks::largest(values)));
+    }
+    // What is not a number stays.
+    let larger = |x: f64, y: f64| if y.abs() <= x || x.is_nan() { x } else { y.abs() };
+    Ok(data.iter::<f64>().fold(0.0, larger))
 }
 
 thread_local! {

@@ -9,7 +9,7 @@ use crate::rows::{identity, off_identity};
 
 /// Distance from the identity that the Gram matrix of orthonormal rows may have, in units of rounding.
 const ORTHONORMAL: f64 = 64.0;
-/// The same for rows that only have to span the right space.
+/// Distance from the identity, not in units of rounding, that it may have for rows that only have to span the right space.
 const NEAR: f64 = 0.1;
 /// Cosine to the rows before that a row may keep, in units of rounding.
 const ORTHOGONAL: f64 = 32.0;

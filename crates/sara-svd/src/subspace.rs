@@ -85,14 +85,11 @@ impl<E: Engine> Ritz<E> {
         noise(a, self.values[0])
     }
 
-    fn errors(&self, a: &Tensor<E, 2>, k: usize) -> Vec<f64> {
-        errors(&self.values, &self.residuals, self.noise(a), k)
-    }
-
     /// The first `k`, found in this number of passes.
     fn top(self, a: &Tensor<E, 2>, k: usize, passes: usize) -> Result<Top<E>, Error> {
         let ([_, m], [_, n], noise) = (self.u.dims(), self.v.dims(), self.noise(a));
-        let errors = self.errors(a, k).iter().map(|error| 2.0 * error + noise / 8.0).collect();
+        let errors = errors(&self.values, &self.residuals, k);
+        let errors = errors.iter().map(|error| 2.0 * error + noise / 8.0).collect();
         let by_residual = self.residuals[..k].iter().map(|r| r * r).sum::<f64>().sqrt() + noise;
         let s = self.s.narrow(0, 0, k);
         let error_bound = by_residual.min(energy_bound(a, &s)?);
@@ -114,28 +111,23 @@ fn noise<E: Engine>(a: &Tensor<E, 2>, first: f64) -> f64 {
 }
 
 /// How far the first `k` values are from good enough: by the largest error, in units of what is allowed.
+///
+/// What a residual of noise leaves open, more steps would not close.
 fn missing(values: &[f64], residuals: &[f64], noise: f64, k: usize) -> f64 {
-    let allowed = |value: &f64| (RELATIVE * value).max(noise);
-    let errors = errors(values, residuals, noise, k);
-    values.iter().zip(errors).map(|(value, error)| error / allowed(value)).fold(0.0, f64::max)
+    let allowed = |value: f64| (RELATIVE * value).max(noise);
+    let all = values.iter().zip(residuals).zip(errors(values, residuals, k));
+    let open =
+        |((&value, &r), error): ((&f64, &f64), f64)| if r <= noise { 0.0 } else { error / allowed(value) };
+    all.map(open).fold(0.0, f64::max)
 }
 
 /// How much the first `k` values are too small.
 ///
 /// With the residual `r` of a value `t`, and nothing but smaller values than the last one, `end`, outside of these
-/// vectors, the eigenvalue `t^2` is too small by at most `(t r)^2 / (t^2 - end^2)`. A residual of noise says nothing
-/// more.
-fn errors(values: &[f64], residuals: &[f64], noise: f64, k: usize) -> Vec<f64> {
+/// vectors, the eigenvalue `t^2` is too small by at most `(t r)^2 / (t^2 - end^2)`.
+fn errors(values: &[f64], residuals: &[f64], k: usize) -> Vec<f64> {
     let end = values[values.len() - 1];
-    let error = |(&t, &r): (&f64, &f64)| {
-        if r <= noise {
-            0.0
-        } else if t > end {
-            (t * r * r / (t * t - end * end)).min(r)
-        } else {
-            r
-        }
-    };
+    let error = |(&t, &r): (&f64, &f64)| if t > end { (t * r * r / (t * t - end * end)).min(r) } else { r };
     values.iter().zip(residuals).take(k).map(error).collect()
 }
 

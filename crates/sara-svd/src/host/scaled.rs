@@ -69,15 +69,15 @@ impl Scaled {
         self.rows.min(self.columns)
     }
 
-    /// Whether it is transposed: a square matrix is, since the columns of what results are contiguous.
-    pub(super) fn is_wide(&self) -> bool {
+    /// Whether the tall matrix is the transposed one: a square one is, since its columns are then contiguous.
+    pub(super) fn is_transposed(&self) -> bool {
         self.rows <= self.columns
     }
 
     /// The scaled matrix, transposed where that makes it tall.
     pub(super) fn tall(&self) -> MatRef<'_, f64> {
         let a = MatRef::from_row_major_slice(&self.values, self.rows, self.columns);
-        if self.is_wide() { a.transpose() } else { a }
+        if self.is_transposed() { a.transpose() } else { a }
     }
 
     /// Sum of squares.

@@ -105,7 +105,7 @@ impl Scaled {
         };
         let Solution { solver, p: mut u, s, q: mut v } =
             self.gram_svd(k).or_else(direct).ok_or(self.not_converged())?;
-        if self.is_wide() {
+        if self.is_transposed() {
             std::mem::swap(&mut u, &mut v);
         }
         fix_signs(&mut u, &mut v);

@@ -20,13 +20,14 @@ use super::vectors::{add, add_and_dot_with, add_with, dot, dot_with};
 const PANEL: usize = 16;
 /// Reflectors that are applied together on the way back.
 const BLOCK: usize = 64;
-/// Columns that a task applies them to.
+/// Columns that a task applies them to, at most.
 const COLUMNS: usize = 128;
-/// Columns of a matrix that one task multiplies by a vector, at least, and as many as it is worth.
-const NARROW: usize = 128;
-const WIDE: usize = 512;
-/// Columns from which several tasks are worth their start.
-const PARALLEL: usize = 192;
+/// Columns of a matrix from which several tasks multiply it by a vector, and how many each takes of a large one, about.
+const SEVERAL: usize = 256;
+const STRIP: usize = 512;
+/// Columns from which the threads share the other sums of a step, and from which they share a product.
+const SHARED_SUMS: usize = 384;
+const SHARED_PRODUCT: usize = 192;
 
 /// `a = q t q^T` with `t` tridiagonal and `q` a product of reflectors.
 pub(super) struct Tridiagonal {
@@ -123,14 +124,14 @@ fn times_reflector(a: &Mat<f64>, w: &Mat<f64>, start: usize, k: usize, tau: f64)
 }
 
 fn join<A: Send, B: Send>(n: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
-    if n > 2 * PARALLEL { rayon::join(a, b) } else { (a(), b()) }
+    if n > SHARED_SUMS { rayon::join(a, b) } else { (a(), b()) }
 }
 
 /// The symmetric matrix from row and column `start` on, by its lower triangle, times `v`.
 fn symmetric_times(a: &Mat<f64>, start: usize, v: &[f64]) -> Vec<f64> {
     let n = v.len();
     // Strips of equal area, whatever the threads: few, so that each core finds its own again in its own cache.
-    let strips = if n < 2 * NARROW { 1 } else { (n / WIDE).next_power_of_two().clamp(2, 16) };
+    let strips = if n < SEVERAL { 1 } else { (n / STRIP).next_power_of_two().clamp(2, 16) };
     let bound = |i: usize| {
         let left = 1.0 - i as f64 / strips as f64;
         n - (left.sqrt() * n as f64) as usize
@@ -222,7 +223,7 @@ fn update(a: &mut Mat<f64>, w: &Mat<f64>, start: usize, end: usize) {
 }
 
 fn parallelism(n: usize) -> Par {
-    if n > PARALLEL { get_global_parallelism() } else { Par::Seq }
+    if n > SHARED_PRODUCT { get_global_parallelism() } else { Par::Seq }
 }
 
 impl Tridiagonal {
@@ -259,7 +260,7 @@ impl Tridiagonal {
         leading
     }
 
-    /// `q z` in place: some columns after the others, so that they stay in a core's own cache.
+    /// `q z` in place: some columns after the others, since few stay nearer to a core than all.
     fn apply(&self, z: MatMut<'_, f64>) {
         let starts: Vec<usize> = (0..self.taus.len()).step_by(BLOCK).collect();
         let blocks: Vec<Block> = starts.into_par_iter().map(|start| self.block(start)).collect();

@@ -14,9 +14,10 @@ use crate::Error;
 use crate::host::blocks;
 use crate::strided::{Matrix, product};
 
-/// Rows from which a product is no longer flat.
+/// Rows from which a product is no longer flat, and the same of a transposed large matrix from which it is large.
 const FLAT: usize = 512;
-/// Rows up to which the large matrix is read where it lies; more are worth packing it, as gemm does.
+/// Rows up to which the large matrix is read where it lies; more are worth packing it, as gemm does, unless it is
+/// transposed: to pack it then would be to transpose it.
 const READ_IN_PLACE: usize = 48;
 /// Dot products in a block, and rows of it.
 const DOTS: usize = 256;
@@ -102,12 +103,12 @@ fn by_panels(x: Rows<'_>, a: Rows<'_>) -> Vec<f32> {
     product(strided(x), strided(a), [x.height, PANEL.min(a.columns)], |_, _| {})
 }
 
-/// `x a^T` in blocks small enough for gemm to read both where they lie; it packs for larger ones, and would transpose to
-/// do so.
+/// `x a^T` in blocks that gemm takes where they lie, but for a last one of uneven width now and then; it would pack
+/// larger ones, and transpose to do so.
 fn by_dots(x: Rows<'_>, a: Rows<'_>) -> Vec<f32> {
     let height = x.height.min(FLAT_BLOCK);
-    let block = [height, (DOTS / height).min(a.height)];
-    product(strided(x), strided(a).transposed(), block, |_, _| {})
+    let blocks = a.height.div_ceil(DOTS / height);
+    product(strided(x), strided(a).transposed(), [height, a.height / blocks], |_, _| {})
 }
 
 fn strided(x: Rows<'_>) -> Matrix<'_> {
@@ -133,4 +134,39 @@ fn rows(a: &FlexTensor) -> Option<Rows<'_>> {
     }
     let values = a.storage::<f32>().get(layout.start_offset()..)?;
     Some(Rows { values, height: rows, columns, stride: usize::try_from(stride).ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(rows: usize, columns: usize, seed: usize) -> Vec<f32> {
+        (0..rows * columns).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
+    }
+
+    /// On every way, beside matrices of its own size that end in the middle of a block.
+    #[test]
+    fn flat_products_are_those_of_the_definition() {
+        for (few, width) in [(5, 7), (8, 11), (16, 600), (65, 7), (65, 130), (80, 513)] {
+            let inner = PARALLEL.div_ceil(few * width).max(70);
+            let (x, a) = (made(few, inner, 1), made(width, inner, 2));
+            let expected: Vec<f64> = (0..few * width)
+                .map(|at| (&x[at / width * inner..][..inner], &a[at % width * inner..][..inner]))
+                .map(|(x, a)| x.iter().zip(a).map(|(x, a)| f64::from(*x) * f64::from(*a)).sum())
+                .collect();
+            let by_rows: Vec<f32> = (0..inner * width).map(|at| a[at % width * inner + at / width]).collect();
+            let x = matrix(x, few, inner);
+            for (layout, b) in [
+                ("columns", matrix(a, width, inner).transpose(0, 1)),
+                ("rows", matrix(by_rows, inner, width)),
+            ] {
+                let what = format!("{few} x {inner} x {width} by {layout}");
+                let found = flat_product(&x, &b).unwrap_or_else(|| panic!("{what} is not flat"));
+                for (found, expected) in found.storage::<f32>().iter().zip(&expected) {
+                    let off = (f64::from(*found) - expected).abs();
+                    assert!(off <= 1e-5 * inner as f64, "{what}: {found}, not {expected}");
+                }
+            }
+        }
+    }
 }

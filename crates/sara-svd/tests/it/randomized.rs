@@ -146,6 +146,11 @@ fn doubles_keep_their_digits<B: SvdOps>() {
     let a64 = || Tensor::<B, 2>::from_data(data.clone(), (&B::Device::default(), DType::F64));
     let svd = randomized_svd(a64(), 4, Accuracy::Full, 0).unwrap();
     assert_eq!(svd.report.precision, Precision::F64);
+    let mut bad = double(&a);
+    bad[7] = f64::NAN;
+    let bad = Tensor::<B, 2>::from_data(TensorData::new(bad, [60, 50]), (&B::Device::default(), DType::F64));
+    let error = randomized_svd(bad, 4, Accuracy::Full, 0).unwrap_err();
+    assert!(matches!(error, Error::NonFinite { row: 0, column: 7, .. }), "{error}");
     check("doubles", &a, svd, 4, RELATIVE);
     let decided = spectrum_rank_by(a64(), 0.5, Convention::Reach, Rule::Interval).unwrap();
     assert_eq!(decided.rank, host::spectrum_rank(&double(&a), 60, 50, 0.5, Convention::Reach).unwrap().rank);
