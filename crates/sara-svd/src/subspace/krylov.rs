@@ -260,13 +260,13 @@ mod tests {
         let (m, n) = (500, 400);
         let sketch: Tensor<Flex, 2> = tensor(Flex::sketch([m, n], 9, DType::F32, &FlexDevice));
         let outlier = Tensor::<Flex, 2>::ones([m, n], &FlexDevice) * 1e3;
-        for (name, a, limit) in [("random", sketch.clone(), 11), ("outlier", sketch + outlier, 0)] {
+        for (name, a, restarts) in [("random", sketch.clone(), true), ("outlier", sketch + outlier, false)] {
             let values: Vec<f32> = a.to_data().to_vec().expect("it is on the host");
             let expected = host::singular_values(&values, m, n).expect("it converges");
             let top = krylov(&a, K, K + 8, 5).expect("it is finite");
             let top = top.unwrap_or_else(|| panic!("{name}: they do not come out"));
-            // So many steps of eight reach the size at which it restarts.
-            assert!(top.passes > limit, "{name}: no restart in {} steps", top.passes);
+            // Eleven steps of eight reach the size at which it restarts.
+            assert!(!restarts || top.passes > 11, "{name}: no restart in {} steps", top.passes);
             let noise = noise(&a, expected[0]);
             for ((found, error), expected) in top.values.iter().zip(&top.errors).zip(&expected) {
                 let off = (found - expected).abs();
