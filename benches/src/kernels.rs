@@ -1,9 +1,11 @@
 //! What is timed: each function of sara-svd that does a whole job.
 
 use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensorOps;
 use sara_svd::{
-    Accuracy, Algorithm, Convention, Error, Method, Place, Rule, Svd, SvdOps, nuclear_norm, randomized_svd,
-    singular_values, spectrum_rank_by, svd_batched, svd_by,
+    Accuracy, Algorithm, Convention, Engine, Error, Method, Place, Rule, Svd, SvdOps, nuclear_norm,
+    operations, randomized_svd, singular_values, spectrum_rank_by, svd_batched, svd_by,
 };
 use serde::Serialize;
 
@@ -20,6 +22,8 @@ pub const SHARE: f64 = 0.1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kernel {
+    /// The matrix times its transpose, which is what all else is made of.
+    Product,
     /// Thin decomposition by the device's own method.
     Svd,
     /// Thin decomposition by Jacobi rotations.
@@ -42,7 +46,8 @@ pub enum Kernel {
 
 impl Kernel {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::Product,
         Self::Svd,
         Self::Jacobi,
         Self::Stack,
@@ -57,6 +62,7 @@ impl Kernel {
     /// In a table.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Product => "product",
             Self::Svd => "svd",
             Self::Jacobi => "svd, jacobi",
             Self::Stack => "svd, 64 at once",
@@ -88,64 +94,42 @@ impl Kernel {
         let [m, n] = a.dims();
         let top = |accuracy| randomized_svd(a.clone(), TOP.min(m).min(n), accuracy, 0);
         let rank = |rule| spectrum_rank_by(a.clone(), SHARE, Convention::Reach, rule);
-        Ok(match self {
-            Self::Svd => self.outcome(svd_by(a, Method::Auto)?, m, n, 1),
-            Self::Jacobi => self.outcome(svd_by(a, Method::Jacobi)?, m, n, 1),
+        let before = operations();
+        let outcome = match self {
+            Self::Product => {
+                product(a);
+                Outcome::plain(Vec::new()).with(2.0 * (m * m * n) as f64)
+            }
+            Self::Svd => Outcome::of(svd_by(a, Method::Auto)?, m, n),
+            Self::Jacobi => Outcome::of(svd_by(a, Method::Jacobi)?, m, n),
             Self::Stack => {
                 let mut all = svd_batched(a.unsqueeze::<3>().repeat_dim(0, STACK), Method::Auto)?;
-                self.outcome(all.swap_remove(0), m, n, STACK)
+                Outcome::of(all.swap_remove(0), m, n)
             }
             Self::Values => Outcome::plain(singular_values(a)?.into_data().iter::<f64>().collect()),
-            Self::Fast => self.outcome(top(Accuracy::Fast { iterations: ITERATIONS })?, m, n, 1),
-            Self::Full => self.outcome(top(Accuracy::Full)?, m, n, 1),
+            Self::Fast => Outcome::of(top(Accuracy::Fast { iterations: ITERATIONS })?, m, n),
+            Self::Full => Outcome::of(top(Accuracy::Full)?, m, n),
             Self::NuclearNorm => Outcome::plain(nuclear_norm(a).map(|_| Vec::new())?),
             Self::Rank => Outcome::plain(rank(Rule::Auto)?.values),
             Self::RankByBounds => Outcome::plain(rank(Rule::Interval)?.values),
-        })
-    }
-
-    /// Counts what a decomposition of `copies` matrices did by its report.
-    fn outcome<B: SvdOps>(self, svd: Svd<B>, m: usize, n: usize, copies: usize) -> Outcome {
-        let (tall, short, copies) = (m.max(n) as f64, m.min(n) as f64, copies as f64);
-        let (area, cube) = (tall * short, short.powi(3));
-        let k = svd.s.dims()[0] as f64;
-        let iterations = svd.report.iterations as f64;
-        let (operations, bytes) = match svd.report.algorithm {
-            // The Gram matrix; its tridiagonal form, whose one half reads what is left of it again for every
-            // column; the merges of its halves; the vectors back, and times the matrix.
-            Algorithm::Gram => (
-                Some(area * short + (4.0 / 3.0 + 4.0 / 3.0 + 2.0) * cube + 2.0 * area * short),
-                Some(8.0 * (2.0 * area + cube / 6.0)),
-            ),
-            // In a sweep every two blocks make a Gram matrix and are rotated, and the rotations as well.
-            Algorithm::Jacobi => (
-                Some(iterations * (8.0 * area * short + 4.0 * cube)),
-                Some(iterations * short / JACOBI_BLOCK * 4.0 * (3.0 * area + 2.0 * short * short)),
-            ),
-            // A first product, two an iteration, and the projection.
-            Algorithm::Randomized if self == Self::Fast => {
-                let products = 2.0 + 2.0 * iterations;
-                (Some(products * 2.0 * area * k), Some(products * 4.0 * area))
-            }
-            // Two products a pass, on the host with one reading, of a number of vectors that the report does not tell.
-            Algorithm::Randomized => {
-                let readings = if svd.report.place == Place::Host { 1.0 } else { 2.0 };
-                (None, Some(readings * iterations * 4.0 * area))
-            }
-            Algorithm::Bidiagonal | Algorithm::Interval => (None, None),
         };
-        Outcome {
-            values: svd.s.into_data().iter::<f64>().collect(),
-            operations: operations.map(|x| x * copies),
-            bytes: bytes.map(|x| x * copies),
-        }
+        // The host's own methods count for themselves.
+        let counted = operations() - before;
+        Ok(if counted > 0 { outcome.with(counted as f64) } else { outcome })
     }
+}
+
+/// `a a^T`, waited for.
+fn product<B: SvdOps>(a: Tensor<B, 2>) {
+    let device = a.device();
+    let a = B::enter(a.into_primitive().tensor());
+    drop(B::Engine::product(a.clone(), B::Engine::float_transpose(a)));
+    // What follows reads, and with it an error comes up.
+    drop(<B::Engine as Backend>::sync(&device));
 }
 
 /// Power iterations of [`Kernel::Fast`], as many as torch makes.
 const ITERATIONS: usize = 2;
-/// Columns that are rotated together.
-const JACOBI_BLOCK: f64 = 16.0;
 
 /// What came out, and what it took where the way there tells.
 #[derive(Debug, Clone)]
@@ -161,5 +145,30 @@ pub struct Outcome {
 impl Outcome {
     fn plain(values: Vec<f64>) -> Self {
         Self { values, operations: None, bytes: None }
+    }
+
+    fn with(self, operations: f64) -> Self {
+        Self { operations: Some(operations), ..self }
+    }
+
+    /// Of a decomposition of an `m x n` matrix, with what its report tells of the way there.
+    fn of<B: SvdOps>(svd: Svd<B>, m: usize, n: usize) -> Self {
+        let (short, area) = (m.min(n) as f64, (m * n) as f64);
+        let iterations = svd.report.iterations as f64;
+        let (operations, bytes) = match svd.report.algorithm {
+            // The Gram matrix; its tridiagonal form, whose one half reads what is left of it again for every
+            // column; the merges of its halves; the vectors back, and times the matrix.
+            Algorithm::Gram => (
+                Some(area * short + (4.0 / 3.0 + 4.0 / 3.0 + 2.0) * short.powi(3) + 2.0 * area * short),
+                Some(8.0 * (2.0 * area + short.powi(3) / 6.0)),
+            ),
+            // Two products a pass, on the host with one reading.
+            Algorithm::Randomized => {
+                let readings = if svd.report.place == Place::Host { 1.0 } else { 2.0 };
+                (None, Some(readings * iterations * 4.0 * area))
+            }
+            Algorithm::Jacobi | Algorithm::Bidiagonal | Algorithm::Interval => (None, None),
+        };
+        Self { values: svd.s.into_data().iter::<f64>().collect(), operations, bytes }
     }
 }

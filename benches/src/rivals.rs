@@ -1,4 +1,5 @@
-//! What one would otherwise call: faer and nalgebra in this process, numpy and torch in one beside it.
+//! What one would otherwise call: faer and nalgebra in this process, numpy and torch in one beside it; for a GPU torch
+//! alone, on the same GPU and without TF32.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -21,27 +22,45 @@ import sys, time
 calls = {}
 def say(text):
     print(text, flush=True)
+on_gpu = sys.argv[1] == "gpu"
+wait = lambda: None
 try:
     import numpy
-    calls["numpy svd"] = lambda: numpy.linalg.svd(a, full_matrices=False)
+    if not on_gpu:
+        calls["numpy svd"] = lambda: numpy.linalg.svd(a, full_matrices=False)
     import torch
-    calls["torch svd"] = lambda: torch.linalg.svd(t, full_matrices=False)
-    calls["torch svdvals"] = lambda: torch.linalg.svdvals(t)
-    calls["torch svd_lowrank"] = lambda: torch.svd_lowrank(t, q=64, niter=2)
+    if not on_gpu or torch.cuda.is_available():
+        calls["torch matmul"] = lambda: t @ t.T
+        calls["torch svdvals"] = lambda: torch.linalg.svdvals(t)
+        calls["torch svd_lowrank"] = lambda: torch.svd_lowrank(t, q=64, niter=2)
+        if on_gpu:
+            wait = torch.cuda.synchronize
+            def tf32():
+                torch.backends.cuda.matmul.allow_tf32 = True
+                t @ t.T
+                torch.backends.cuda.matmul.allow_tf32 = False
+            calls["torch matmul, tf32"] = tf32
+            for driver in ["gesvdj", "gesvd", "gesvda"]:
+                calls["torch svd, " + driver] = lambda driver=driver: torch.linalg.svd(t, full_matrices=False, driver=driver)
+        else:
+            calls["torch svd"] = lambda: torch.linalg.svd(t, full_matrices=False)
 except ImportError:
     pass
-say(",".join(calls))
+say("|".join(calls))
 for line in sys.stdin:
     line = line.rstrip("\n")
     if line in calls:
+        wait()
         start = time.perf_counter()
         calls[line]()
+        wait()
         say(repr((time.perf_counter() - start) * 1e3))
     else:
         path, m, n = line.split("\t")
         a = numpy.fromfile(path, dtype="<f4").reshape(int(m), int(n))
-        if "torch svd" in calls:
+        if "torch svdvals" in calls:
             t = torch.from_numpy(a)
+            t = t.cuda() if on_gpu else t
         say("ready")
 "#;
 
@@ -67,6 +86,7 @@ impl Rival {
 
 /// The rivals that are there.
 pub(crate) struct Rivals {
+    is_alone: bool,
     native: bool,
     python: Option<Python>,
 }
@@ -82,12 +102,12 @@ struct Python {
 
 impl Rivals {
     pub(crate) fn none() -> Self {
-        Self { native: false, python: None }
+        Self { is_alone: true, native: false, python: None }
     }
 
-    /// All that this machine has; `SARA_PYTHON` names the interpreter.
-    pub(crate) fn start() -> Self {
-        Self { native: true, python: Python::start().ok() }
+    /// All that this machine has for its processor, or for its GPU; `SARA_PYTHON` names the interpreter.
+    pub(crate) fn start(on_host: bool) -> Self {
+        Self { is_alone: false, native: on_host, python: Python::start(on_host).ok() }
     }
 
     /// What could not be measured, for the reader.
@@ -99,8 +119,8 @@ impl Rivals {
         if self.native && !have("numpy") {
             missing.push("numpy (not installed for the interpreter that SARA_PYTHON names, or python3)");
         }
-        if self.native && !have("torch") {
-            missing.push("torch (not installed for the interpreter that SARA_PYTHON names, or python3)");
+        if !self.is_alone && !have("torch") {
+            missing.push("torch (not installed for the interpreter that SARA_PYTHON names, or python3, or without this device)");
         }
         missing
     }
@@ -108,9 +128,16 @@ impl Rivals {
     /// Those of a kernel on a matrix whose shorter side is `n`.
     pub(crate) fn of(&self, kernel: Kernel, n: usize) -> Vec<Rival> {
         let all: &[Rival] = match kernel {
-            Kernel::Svd => {
-                &[Rival::FaerSvd, Rival::NalgebraSvd, Rival::Python("numpy svd"), Rival::Python("torch svd")]
-            }
+            Kernel::Product => &[Rival::Python("torch matmul"), Rival::Python("torch matmul, tf32")],
+            Kernel::Svd => &[
+                Rival::FaerSvd,
+                Rival::NalgebraSvd,
+                Rival::Python("numpy svd"),
+                Rival::Python("torch svd"),
+                Rival::Python("torch svd, gesvdj"),
+                Rival::Python("torch svd, gesvd"),
+                Rival::Python("torch svd, gesvda"),
+            ],
             Kernel::Values => &[Rival::FaerValues, Rival::Python("torch svdvals")],
             Kernel::Fast | Kernel::Full => &[Rival::Python("torch svd_lowrank")],
             _ => &[],
@@ -152,10 +179,10 @@ impl Rivals {
 }
 
 impl Python {
-    fn start() -> Result<Self> {
+    fn start(on_host: bool) -> Result<Self> {
         let interpreter = std::env::var_os("SARA_PYTHON").unwrap_or_else(|| "python3".into());
         let mut child = Command::new(interpreter)
-            .args(["-c", SERVER])
+            .args(["-c", SERVER, if on_host { "cpu" } else { "gpu" }])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -165,7 +192,7 @@ impl Python {
         };
         let mut python =
             Self { child, input, output: BufReader::new(output), functions: Vec::new(), file: None };
-        python.functions = python.answer()?.split(',').map(str::to_owned).collect();
+        python.functions = python.answer()?.split('|').map(str::to_owned).collect();
         Ok(python)
     }
 

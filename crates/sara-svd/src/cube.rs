@@ -6,14 +6,15 @@
 
 mod cholesky;
 mod gram_schmidt;
-mod largest;
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "workgroup memory is a handle to the macro alone")]
 mod product;
+mod reduce;
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "workgroup memory is a handle to the macro alone")]
 mod rotations;
 mod sketch;
 
-use burn::tensor::ops::{FloatTensor, FloatTensorOps};
-use burn::tensor::{DType, Device, Shape, TensorMetadata};
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor, IntTensorOps};
+use burn::tensor::{DType, Device, IntDType, Shape, TensorMetadata};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
@@ -29,30 +30,44 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Engine for
     }
 
     fn largest(a: FloatTensor<Self>) -> Result<f64, Error> {
-        largest::largest(a)
+        reduce::largest(a)
     }
 
     fn squared_norm(a: FloatTensor<Self>) -> Result<f64, Error> {
-        let count = a.shape().num_elements();
-        let flat = Self::float_reshape(a, Shape::new([count]));
-        let squares = Self::float_mul(flat.clone(), flat);
-        Ok(crate::ops::read::<Self>(Self::float_sum_dim(squares, 0))?.iter().sum())
+        reduce::squared_norm(a)
     }
 
     fn product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         product::product::<R, Self>(a, b)
     }
 
-    fn rotations(
-        gram: FloatTensor<Self>,
-        floors: FloatTensor<Self>,
-        tolerance: f64,
-    ) -> Result<(FloatTensor<Self>, FloatTensor<Self>), Error> {
-        Ok(rotations::rotations(gram, floors, tolerance as f32))
+    fn gram(a: FloatTensor<Self>) -> FloatTensor<Self> {
+        product::gram::<R, Self>(a)
     }
 
-    fn cholesky_inverse(gram: FloatTensor<Self>) -> Result<FloatTensor<Self>, Error> {
-        Ok(cholesky::inverse(gram))
+    fn rotations(
+        rows: FloatTensor<Self>,
+        width: usize,
+        floors: FloatTensor<Self>,
+        found: FloatTensor<Self>,
+        tolerance: f64,
+    ) -> Result<(FloatTensor<Self>, FloatTensor<Self>), Error> {
+        Ok(rotations::rotations(rows, width, floors, found, tolerance as f32))
+    }
+
+    fn turn(
+        rotations: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        places: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        product::turn(rotations, rows, Self::int_cast(places, IntDType::I32))
+    }
+
+    fn cholesky_inverse(
+        gram: FloatTensor<Self>,
+        shift: f64,
+    ) -> Result<(FloatTensor<Self>, FloatTensor<Self>), Error> {
+        Ok(cholesky::inverse(gram, shift as f32))
     }
 
     fn gram_schmidt(x: FloatTensor<Self>, seed: u32) -> Result<FloatTensor<Self>, Error> {

@@ -9,21 +9,24 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::Error;
-use crate::ops::{Engine, entries, primitive, product, tensor};
+use crate::ops::{Engine, entries, product, rotations, turn};
 use crate::orthonormalize::complete;
 use crate::prepare::epsilon;
 use crate::rows::{identity, off_identity, row_norms, squares};
 
-/// Columns of a block; the Gram matrix of two and its rotations take 8.4 KiB of workgroup memory.
+/// Columns of a block; the Gram matrix of two and its rotations take 8.3 KiB of workgroup memory.
 const BLOCK: usize = 16;
 /// Clusters of equal singular values take up to 20 sweeps.
 const SWEEP_LIMIT: usize = 40;
 /// Sweeps that columns at rounding level, which are noise and may rotate for ever, get after all others are done.
 const NOISE_SWEEPS: usize = 3;
 /// Sweeps after the rotations have been made orthogonal again and applied to the matrix afresh.
-const REFINEMENT_SWEEPS: usize = 3;
-/// Ratio of column norms from which a matrix counts as graded: then the small singular values are kept to
-/// their own digits, and the refinement, which is good to the largest one's, is left out.
+const REFINEMENT_SWEEPS: usize = 6;
+/// Cosines from which one more sweep makes columns orthogonal enough for the refinement, which does the rest.
+const NEARLY: f64 = 0.03;
+/// What is rotated, as a share of the cosine that counts as orthogonal: a sweep leaves others a little larger.
+const ROTATED: f64 = 0.25;
+/// Ratio of column norms from which a matrix counts as graded.
 const GRADED: f64 = 1e3;
 
 /// `a = u^T diag(s) v`, scaled as `a` is; vectors are rows.
@@ -35,42 +38,68 @@ pub(crate) struct Factors<E: Engine> {
     /// `[n, n]`
     pub(crate) v: Tensor<E, 2>,
     pub(crate) sweeps: usize,
-    pub(crate) error_bound: f64,
 }
 
-/// Decomposes finite matrices of one shape `[m, n]`, `m >= n > 0`, together.
+/// A matrix to decompose, `[m, n]` with `m >= n > 0`.
+pub(crate) struct Task<E: Engine> {
+    a: Tensor<E, 2>,
+    pub(crate) is_transposed: bool,
+    /// Whether the norms of its columns are so different that the small singular values are kept to their own digits; then
+    /// the refinement, which is good to the largest one's, is left out.
+    is_graded: bool,
+}
+
+impl<E: Engine> Task<E> {
+    /// With columns that are about as long as each other, or need no digits beyond the largest one's.
+    pub(crate) fn even(a: Tensor<E, 2>) -> Self {
+        Self { a, is_transposed: false, is_graded: false }
+    }
+
+    /// The columns are what is rotated: the shorter side, and of a square matrix the more uneven one.
+    pub(crate) fn new(a: Tensor<E, 2>) -> Result<Self, Error> {
+        let [m, n] = a.dims();
+        let transposed = a.clone().transpose();
+        let ends = entries(Tensor::cat(vec![spread(&transposed), spread(&a)], 0))?;
+        let (of_columns, of_rows) = (ends[0] / ends[1], ends[2] / ends[3]);
+        let is_transposed = m < n || m == n && of_rows > of_columns;
+        let (a, spread) = if is_transposed { (transposed, of_rows) } else { (a, of_columns) };
+        Ok(Self { a, is_transposed, is_graded: spread >= GRADED })
+    }
+}
+
+/// Decomposes finite matrices of one shape together.
 ///
 /// A matrix that is done stays as it is while the others go on, so each comes out as it would alone.
-pub(crate) fn decompose<E: Engine>(matrices: &[Tensor<E, 2>]) -> Result<Vec<Factors<E>>, Error> {
-    let Some(first) = matrices.first() else { return Ok(Vec::new()) };
-    let [m, n] = first.dims();
-    let sweeper = Sweeper::new(first, matrices.len());
-    let columns: Vec<Tensor<E, 2>> = matrices.iter().map(|a| a.clone().transpose()).collect();
+pub(crate) fn decompose<E: Engine>(tasks: &[Task<E>]) -> Result<Vec<Factors<E>>, Error> {
+    let Some(Task { a: first, .. }) = tasks.first() else { return Ok(Vec::new()) };
+    let ([m, n], count) = (first.dims(), tasks.len());
+    let sweeper = Sweeper::new(first, count);
     let padded = sweeper.padded;
-    let start = Tensor::cat(columns.iter().map(|columns| sweeper.pad(columns.clone())).collect(), 0);
-    let mut w = start.clone();
-    let mut v = identity(padded, first).repeat_dim(0, matrices.len());
-    let mut states = vec![State::default(); matrices.len()];
-    sweeper.run(&mut w, &mut v, &mut states, SWEEP_LIMIT)?;
+    let start = Tensor::cat(tasks.iter().map(|task| sweeper.pad(task.a.clone().transpose())).collect(), 0);
+    let unturned = identity(padded, first).repeat_dim(0, count);
+    let mut rows = Tensor::cat(vec![start.clone(), unturned], 1);
+    let orthogonal = State { enough: sweeper.tolerance, ..State::default() };
+    let start_of =
+        |task: &Task<E>| if task.is_graded { orthogonal } else { State { enough: NEARLY, ..orthogonal } };
+    let mut states: Vec<State> = tasks.iter().map(start_of).collect();
+    sweeper.run(&mut rows, &mut states, SWEEP_LIMIT)?;
     if states.iter().any(|state| state.end.is_none()) {
         return Err(Error::NotConverged { rows: m, columns: n });
     }
 
-    for (state, columns) in states.iter_mut().zip(&columns) {
-        if spread(columns)? < GRADED {
-            *state = State { sweeps: state.sweeps, ..State::default() };
+    for (state, task) in states.iter_mut().zip(tasks) {
+        if !task.is_graded {
+            *state = State { sweeps: state.sweeps, ..orthogonal };
         }
     }
-    let stack = |rows: Tensor<E, 2>, width| rows.reshape([matrices.len(), padded, width]);
-    let straight = newton_schulz(newton_schulz(stack(v.clone(), padded)));
-    let again = product(straight.clone(), stack(start, m)).reshape([matrices.len() * padded, m]);
-    w = sweeper.keep(w, again, &states);
-    v = sweeper.keep(v, straight.reshape([matrices.len() * padded, padded]), &states);
-    sweeper.run(&mut w, &mut v, &mut states, REFINEMENT_SWEEPS)?;
+    let stack = |rows: Tensor<E, 2>| rows.reshape([count as i32, padded as i32, -1]);
+    let straight = newton_schulz(newton_schulz(stack(rows.clone().narrow(1, m, padded))));
+    let again = Tensor::cat(vec![product(straight.clone(), stack(start)), straight], 2);
+    rows = sweeper.keep(rows, again.reshape([count * padded, m + padded]), &states);
+    sweeper.run(&mut rows, &mut states, REFINEMENT_SWEEPS)?;
 
-    let part = |rows: &Tensor<E, 2>, i: usize| rows.clone().narrow(0, i * padded, padded);
-    let finish = |(i, a)| sweeper.finish(a, part(&w, i), part(&v, i), states[i]);
-    matrices.iter().enumerate().map(finish).collect()
+    let finish = |(i, &state)| sweeper.finish(rows.clone().narrow(0, i * padded, padded), state);
+    states.iter().enumerate().map(finish).collect()
 }
 
 /// How far a matrix is.
@@ -78,6 +107,8 @@ pub(crate) fn decompose<E: Engine>(matrices: &[Tensor<E, 2>]) -> Result<Vec<Fact
 struct State {
     /// `None` while there is work to do.
     end: Option<End>,
+    /// Largest cosine that is good enough.
+    enough: f64,
     sweeps: usize,
     noise_sweeps: usize,
     /// Squared norm under which a column counts as noise.
@@ -87,20 +118,23 @@ struct State {
 /// How the sweeps ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// Every two columns are orthogonal to rounding.
+    /// Every two columns are orthogonal enough.
     Converged,
     /// Every two columns above rounding level are.
     Noise,
 }
 
-/// The tournament of the blocks of all matrices, whose columns are the rows of one, a matrix after the other.
+/// The tournament of the blocks of all matrices, whose columns are the rows of one, a matrix after the other; beside each
+/// column, in the same row, what the rotations have made of the identity.
 struct Sweeper<E: Engine> {
     device: Device<E>,
     padded: usize,
     columns: usize,
+    /// Entries of a column.
+    height: usize,
     epsilon: f64,
     tolerance: f64,
-    /// For each round, which block each place takes over from the round before.
+    /// For each round, where each block goes after it.
     moves: Vec<Tensor<E, 1, Int>>,
 }
 
@@ -117,7 +151,7 @@ impl<E: Engine> Sweeper<E> {
         };
         let moves = moves(blocks).into_iter().map(of_all).collect();
         let tolerance = (m as f64).sqrt() * epsilon;
-        Self { device, padded: blocks * BLOCK, columns: n, epsilon, tolerance, moves }
+        Self { device, padded: blocks * BLOCK, columns: n, height: m, epsilon, tolerance, moves }
     }
 
     /// Adds rows of zeros until the blocks are full: they are orthogonal to everything and stay.
@@ -130,23 +164,15 @@ impl<E: Engine> Sweeper<E> {
         Tensor::cat(vec![rows, zeros], 0)
     }
 
-    /// Rotates the rows of `w [count * padded, m]` until those of each matrix are orthogonal, and the rows of
-    /// `v [count * padded, padded]` along.
-    fn run(
-        &self,
-        w: &mut Tensor<E, 2>,
-        v: &mut Tensor<E, 2>,
-        states: &mut [State],
-        limit: usize,
-    ) -> Result<(), Error> {
+    /// Rotates the rows of each matrix, `rows [count * padded, height + padded]`, until they are orthogonal in their first
+    /// `height` entries.
+    fn run(&self, rows: &mut Tensor<E, 2>, states: &mut [State], limit: usize) -> Result<(), Error> {
         for _ in 0..limit {
             if states.iter().all(|state| state.end.is_some()) {
                 return Ok(());
             }
-            let before = (w.clone(), v.clone());
-            let found = self.sweep(w, v, states)?;
-            *w = self.keep(before.0, w.clone(), states);
-            *v = self.keep(before.1, v.clone(), states);
+            let (swept, found) = self.sweep(rows.clone(), states)?;
+            *rows = self.keep(rows.clone(), swept, states);
             for (state, found) in states.iter_mut().zip(found.chunks_exact(3)) {
                 self.judge(state, found);
             }
@@ -164,9 +190,9 @@ impl<E: Engine> Sweeper<E> {
         }
         state.sweeps += 1;
         state.floor = found[2] * (self.columns as f64 * self.epsilon).powi(2);
-        if found[0] <= self.tolerance {
+        if found[0] <= state.enough {
             state.end = Some(End::Converged);
-        } else if found[1] <= self.tolerance {
+        } else if found[1] <= state.enough {
             state.noise_sweeps += 1;
             state.end = (state.noise_sweeps == NOISE_SWEEPS).then_some(End::Noise);
         }
@@ -184,62 +210,41 @@ impl<E: Engine> Sweeper<E> {
         new.mask_where(mask, old)
     }
 
-    /// One sweep; returns for each matrix the largest cosines and squared norm that it met.
-    fn sweep(&self, w: &mut Tensor<E, 2>, v: &mut Tensor<E, 2>, states: &[State]) -> Result<Vec<f64>, Error> {
+    /// One sweep; finds for each matrix the largest cosines and squared norm that it met.
+    fn sweep(&self, mut rows: Tensor<E, 2>, states: &[State]) -> Result<(Tensor<E, 2>, Vec<f64>), Error> {
+        let [all, width] = rows.dims();
         let pairs = self.padded / (2 * BLOCK);
         let floors: Vec<f64> = states.iter().flat_map(|state| vec![state.floor; pairs]).collect();
-        let floors = TensorData::new(floors, [states.len() * pairs]).convert_dtype(w.dtype());
-        let floors = Tensor::<E, 1>::from_data(floors, (&self.device, w.dtype()));
-        let mut found: Option<Tensor<E, 2>> = None;
+        let floors = TensorData::new(floors, [states.len() * pairs]).convert_dtype(rows.dtype());
+        let floors = Tensor::<E, 1>::from_data(floors, (&self.device, rows.dtype()));
+        let mut found = Tensor::<E, 2>::zeros([states.len() * pairs, 3], (&self.device, rows.dtype()));
         for places in &self.moves {
-            let pairs = Self::pairs(w.clone());
-            let gram = product(pairs.clone(), pairs.clone().swap_dims(1, 2));
-            let (rotations, met) = E::rotations(primitive(gram), primitive(floors.clone()), self.tolerance)?;
-            let rotations = tensor::<E, 3>(rotations).swap_dims(1, 2);
-            *w = Self::apply(rotations.clone(), pairs, places);
-            *v = Self::apply(rotations, Self::pairs(v.clone()), places);
-            let met = tensor::<E, 2>(met);
-            found = Some(match found {
-                Some(found) => found.max_pair(met),
-                None => met,
-            });
+            let sets = rows.reshape([all / (2 * BLOCK), 2 * BLOCK, width]);
+            let (rotations, met) =
+                rotations(sets.clone(), self.height, floors.clone(), found, ROTATED * self.tolerance)?;
+            found = met;
+            rows = turn(rotations, sets, places.clone());
         }
-        let of_each = |found: Tensor<E, 2>| found.reshape([states.len(), pairs, 3]).max_dim(1);
-        found.map_or(Ok(Vec::new()), |found| entries(of_each(found)))
+        let of_each = found.reshape([states.len(), pairs, 3]).max_dim(1);
+        Ok((rows, entries(of_each)?))
     }
 
-    fn pairs(rows: Tensor<E, 2>) -> Tensor<E, 3> {
-        let [n, m] = rows.dims();
-        rows.reshape([n / (2 * BLOCK), 2 * BLOCK, m])
-    }
-
-    fn apply(rotations: Tensor<E, 3>, pairs: Tensor<E, 3>, places: &Tensor<E, 1, Int>) -> Tensor<E, 2> {
-        let [count, rows, m] = pairs.dims();
-        let turned = product(rotations, pairs).reshape([2 * count, rows / 2, m]);
-        turned.select(0, places.clone()).reshape([count * rows, m])
-    }
-
-    /// The factors of `a`, from the columns as they are now and the rotations that brought them there.
-    fn finish(
-        &self,
-        a: &Tensor<E, 2>,
-        w: Tensor<E, 2>,
-        v: Tensor<E, 2>,
-        state: State,
-    ) -> Result<Factors<E>, Error> {
+    /// The factors of a matrix, from its columns as they are now and the rotations that brought them there.
+    fn finish(&self, rows: Tensor<E, 2>, state: State) -> Result<Factors<E>, Error> {
         let n = self.columns;
+        let w = rows.clone().narrow(1, 0, self.height);
+        let v = rows.narrow(1, self.height, self.padded);
         let norms = row_norms(&w);
         let order = self.descending(&norms, &v);
         let (s, w) = (norms.select(0, order.clone()), w.select(0, order.clone()));
         let v = v.select(0, order).slice([0..n, 0..n]);
         // Where every cosine is small, only columns of zeros have no direction; otherwise those at rounding level.
-        let largest = entries(s.clone().narrow(0, 0, 1))?[0];
-        let floor = if state.end == Some(End::Converged) { 0.0 } else { n as f64 * self.epsilon * largest };
-        let zeros = entries(s.clone().lower_equal_elem(floor).float().sum())?[0] as usize;
+        let share = if state.end == Some(End::Converged) { 0.0 } else { n as f64 * self.epsilon };
+        let floor = (s.clone().narrow(0, 0, 1) * share).expand([n]);
+        let zeros = entries(s.clone().lower_equal(floor).float().sum())?[0] as usize;
         let u = w / s.clone().clamp_min(f64::from(f32::MIN_POSITIVE)).unsqueeze_dim::<2>(1);
         let u = complete(u, n - zeros)?;
-        let error_bound = error_bound(a, &u, &s, &v)?;
-        Ok(Factors { u, s, v, sweeps: state.sweeps, error_bound })
+        Ok(Factors { u, s, v, sweeps: state.sweeps })
     }
 
     /// The order that sorts the rows by descending norm, those of the padding last and left out.
@@ -266,8 +271,7 @@ impl<E: Engine> Sweeper<E> {
     }
 }
 
-/// For each round of a tournament of `blocks` in places `(0, 1), (2, 3), ..`, the place that each place's
-/// block of the next round comes from.
+/// For each round of a tournament of `blocks` in places `(0, 1), (2, 3), ..`, the place that each place's block goes to.
 ///
 /// The first block stays, the others move around the circle of places. Each round leaves the longer columns
 /// in the first place of each pair; they belong to the block that began further to the front, so where the
@@ -288,9 +292,11 @@ fn moves(blocks: usize) -> Vec<Vec<i64>> {
         let source = |place: usize| {
             let from = circle(place);
             let swapped = ids[from - from % 2] > ids[from - from % 2 + 1];
-            (if swapped { from ^ 1 } else { from }) as i64
+            if swapped { from ^ 1 } else { from }
         };
-        all.push((0..blocks).map(source).collect());
+        let mut places = vec![0; blocks];
+        (0..blocks).for_each(|place| places[source(place)] = place as i64);
+        all.push(places);
         ids = (0..blocks).map(|place| ids[circle(place)]).collect();
     }
     all
@@ -300,19 +306,13 @@ fn place_of(pair: usize, side: usize) -> usize {
     2 * pair + side
 }
 
-/// Whether the rows of `a` differ more in their norms than its columns do.
-pub(crate) fn rows_are_more_graded<E: Engine>(a: &Tensor<E, 2>) -> Result<bool, Error> {
-    Ok(spread(a)? > spread(&a.clone().transpose())?)
-}
-
-/// Ratio of the largest norm of a row to the smallest that is not zero.
-fn spread<E: Engine>(rows: &Tensor<E, 2>) -> Result<f64, Error> {
+/// The largest norm of a row and the smallest that is not zero, `[2]`.
+fn spread<E: Engine>(rows: &Tensor<E, 2>) -> Tensor<E, 1> {
     let norms = row_norms(rows);
     let largest = norms.clone().max();
     // Columns of zeros have no digits to lose.
     let smallest = norms.clone().mask_fill(norms.lower_equal_elem(0.0), f64::from(f32::MAX)).min();
-    let ends = entries(Tensor::cat(vec![largest, smallest], 0))?;
-    Ok(ends[0] / ends[1])
+    Tensor::cat(vec![largest, smallest], 0)
 }
 
 /// One Newton-Schulz step `(3 - v v^T) v / 2`, which squares the distance of `v` from orthonormal rows.
@@ -322,12 +322,8 @@ fn newton_schulz<E: Engine>(v: Tensor<E, 3>) -> Tensor<E, 3> {
 }
 
 /// Bound of the errors of `s`: how far `a v` is from `u s`, and both sets of vectors from orthonormal.
-pub(crate) fn error_bound<E: Engine>(
-    a: &Tensor<E, 2>,
-    u: &Tensor<E, 2>,
-    s: &Tensor<E, 1>,
-    v: &Tensor<E, 2>,
-) -> Result<f64, Error> {
+pub(crate) fn error_bound<E: Engine>(task: &Task<E>, factors: &Factors<E>) -> Result<f64, Error> {
+    let (Task { a, .. }, Factors { u, s, v, .. }) = (task, factors);
     let [m, n] = a.dims();
     let scaled = u.clone() * s.clone().unsqueeze_dim::<2>(1);
     let residual = product(v.clone(), a.clone().transpose()) - scaled;
@@ -359,7 +355,8 @@ mod tests {
                     pair.sort_unstable();
                     assert!(met.insert((pair[0], pair[1])), "{blocks}: {pair:?} meet twice");
                 }
-                ids = places.iter().map(|&place| ids[place as usize]).collect();
+                let before = std::mem::replace(&mut ids, vec![blocks; blocks]);
+                places.iter().zip(before).for_each(|(&place, id)| ids[place as usize] = id);
             }
             assert_eq!(met.len(), blocks * (blocks - 1) / 2);
             assert_eq!(ids, (0..blocks).collect::<Vec<_>>());

@@ -96,7 +96,7 @@ pub mod threads;
 
 pub use error::Error;
 pub use nuclear_norm::{NuclearNorm, nuclear_norm};
-pub use ops::{Engine, PANEL, SvdOps};
+pub use ops::{Engine, PANEL, SvdOps, operations};
 pub use randomized::{Accuracy, randomized_svd};
 pub use report::{Algorithm, Method, Place, Precision, Report};
 pub use spectrum_rank::{Convention, Rule, SpectrumRank, spectrum_rank, spectrum_rank_by};

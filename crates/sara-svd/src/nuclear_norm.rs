@@ -6,7 +6,7 @@
 use burn::tensor::Tensor;
 use serde::Serialize;
 
-use crate::ops::{Engine, enter, entries, product};
+use crate::ops::{Engine, enter, entries, gram, product};
 use crate::prepare::{Prepared, epsilon};
 use crate::rows::{identity, squares};
 use crate::svd::{host_spectrum, on_host};
@@ -66,15 +66,16 @@ fn norm<E: Engine>(a: Tensor<E, 2>) -> Result<NuclearNorm, Error> {
 /// Bounds of the nuclear norm of a finite `a [m, n]`, `m >= n > 0`.
 pub(crate) fn bounds<E: Engine>(a: &Tensor<E, 2>) -> Result<(f64, f64), Error> {
     let [_, n] = a.dims();
-    let gram = product(a.clone().transpose(), a.clone());
-    let square = product(gram.clone(), gram.clone());
+    let once = gram(a.clone());
+    // Of a symmetric matrix the square.
+    let twice = gram(once.clone());
     // The eighth root of the sum of the eighth powers: not below the largest value, and not far above it.
-    let norm = entries(squares(square.clone()))?[0].powf(0.125) * (1.0 + 1e-4);
+    let norm = entries(squares(twice.clone()))?[0].powf(0.125) * (1.0 + 1e-4);
     if norm == 0.0 {
         return Ok((0.0, 0.0));
     }
     let mut x = a.clone() * (1.0 / norm);
-    let (mut h, mut hh) = (gram * norm.powi(-2), square * norm.powi(-4));
+    let (mut h, mut hh) = (once * norm.powi(-2), twice * norm.powi(-4));
     let mut done: Vec<Quintic> = Vec::new();
     let planned = schedule(SMALLEST, STEPS);
     for step in 0..STEPS + 1 + FURTHER_STEPS {
@@ -83,7 +84,7 @@ pub(crate) fn bounds<E: Engine>(a: &Tensor<E, 2>) -> Result<(f64, f64), Error> {
         let inner = identity(n, a) * quintic.a + h * quintic.b + hh * quintic.c;
         x = product(x, inner);
         done.push(quintic);
-        h = product(x.clone().transpose(), x.clone());
+        h = gram(x.clone());
         if last_planned {
             let (lower, upper) = interval(a, &x, &h, norm, &done)?;
             let rounding = (n as f64).sqrt() * epsilon(a);
@@ -91,7 +92,7 @@ pub(crate) fn bounds<E: Engine>(a: &Tensor<E, 2>) -> Result<(f64, f64), Error> {
                 return Ok((lower, upper));
             }
         }
-        hh = product(h.clone(), h.clone());
+        hh = gram(h.clone());
     }
     unreachable!("the last step returns")
 }

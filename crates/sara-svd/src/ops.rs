@@ -6,11 +6,13 @@ mod flat;
 mod flex;
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{
-    DType, Device, Shape, Tensor, TensorData, TensorMetadata, TensorPrimitive, try_read_sync,
+    DType, Device, IndexingUpdateOp, Int, Shape, Tensor, TensorData, TensorMetadata, TensorPrimitive,
+    try_read_sync,
 };
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use faer::MatRef;
@@ -74,41 +76,74 @@ pub trait Engine: Backend {
         Self::float_matmul(a, b)
     }
 
+    /// The Gram matrix `a^T a` of the columns of `a`, a matrix.
+    fn gram(a: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::product(Self::float_transpose(a.clone()), a)
+    }
+
     /// `x a^T` and `x a^T a` for a few rows `x` and a large matrix `a`.
     fn there_and_back(x: FloatTensor<Self>, a: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
         two_products::<Self>(x, a)
     }
 
-    /// Rotations that make Gram matrices `[p, d, d]` more diagonal, `d` even: `j [p, d, d]` orthogonal, so that
-    /// `j^T g j` is nearly diagonal and descending, and `[p, 3]` of what was found before: the largest cosine
-    /// between two columns, the same between columns with squared norms above the matrix's own of `floors [p]`,
-    /// the largest squared norm.
+    /// Rotations that make the rows of each set of `rows [p, d, n]` more orthogonal to each other in their first `width`
+    /// entries, `d` a power of two: `j [p, d, d]` orthogonal, so that the Gram matrix of `j^T rows` is nearly diagonal and
+    /// descending; and the largest of `found [p, 3]` and what was found now: the largest cosine between two rows, the
+    /// same between rows with squared norms above the set's own of `floors [p]`, the largest squared norm.
     ///
     /// Cosines up to `tolerance` are left alone.
     ///
     /// # Errors
     /// [`Error::Read`].
     fn rotations(
-        gram: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        width: usize,
         floors: FloatTensor<Self>,
+        found: FloatTensor<Self>,
         tolerance: f64,
     ) -> Result<(FloatTensor<Self>, FloatTensor<Self>), Error> {
-        let (device, dtype, shape) = (Self::float_device(&gram), gram.dtype(), gram.shape());
-        let (p, d) = (shape[0], shape[2]);
-        let (mut gram, floors) = (read::<Self>(gram)?, read::<Self>(floors)?);
-        let (j, found) = blocks::rotations(&mut gram, d, &floors, tolerance);
+        let (device, dtype) = (Self::float_device(&rows), rows.dtype());
+        let rows = tensor::<Self, 3>(rows).narrow(2, 0, width);
+        let [p, d, _] = rows.dims();
+        let gram = Self::product(primitive(rows.clone()), primitive(rows.swap_dims(1, 2)));
+        let (mut gram, floors, before) = (read::<Self>(gram)?, read::<Self>(floors)?, read::<Self>(found)?);
+        let (j, mut found) = blocks::rotations(&mut gram, d, &floors, tolerance);
+        found.iter_mut().zip(before).for_each(|(found, before)| *found = found.max(before));
         Ok((push::<Self>(j, [p, d, d], dtype, &device), push::<Self>(found, [p, 3], dtype, &device)))
     }
 
-    /// The inverse of the Cholesky factor of the Gram matrix `[l, l]`, lower triangular; not finite, or far
-    /// from what it should be, where the matrix is not positive definite. `l` is at most [`PANEL`].
+    /// `rotations^T rows` for `rotations [p, d, d]` and `rows [p, d, n]`, as `[p d, n]`, with block `i` of `d / 2` rows in
+    /// the place `places[i]`; `places [2 p]` is a permutation.
+    fn turn(
+        rotations: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        places: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let shape = rows.shape();
+        let (p, d, n) = (shape[0], shape[1], shape[2]);
+        let rotations = primitive(tensor::<Self, 3>(rotations).swap_dims(1, 2));
+        let turned = tensor::<Self, 3>(Self::product(rotations, rows)).reshape([2 * p, d / 2, n]);
+        let places = Tensor::<Self, 1, Int>::from_primitive(places);
+        let nothing = turned.zeros_like();
+        primitive(nothing.select_assign(0, places, turned, IndexingUpdateOp::Add).reshape([p * d, n]))
+    }
+
+    /// The inverse of the Cholesky factor of the Gram matrix `[l, l]` with `shift` of each diagonal entry added to it,
+    /// lower triangular; and `[1]`, the squared norm of that inverse for rows of length one: how many times larger
+    /// errors of the Gram matrix are after it. Neither is finite where the matrix is not positive definite. `l` is at
+    /// most [`PANEL`].
     ///
     /// # Errors
     /// [`Error::Read`].
-    fn cholesky_inverse(gram: FloatTensor<Self>) -> Result<FloatTensor<Self>, Error> {
+    fn cholesky_inverse(
+        gram: FloatTensor<Self>,
+        shift: f64,
+    ) -> Result<(FloatTensor<Self>, FloatTensor<Self>), Error> {
         let (device, dtype, l) = (Self::float_device(&gram), gram.dtype(), gram.shape()[0]);
-        let inverse = blocks::cholesky_inverse(&read::<Self>(gram)?, l);
-        Ok(push::<Self>(inverse, [l, l], dtype, &device))
+        let gram = read::<Self>(gram)?;
+        let inverse = blocks::cholesky_inverse(&gram, l, shift);
+        let growth = blocks::growth(&inverse, &gram, l);
+        Ok((push::<Self>(inverse, [l, l], dtype, &device), push::<Self>(vec![growth], [1], dtype, &device)))
     }
 
     /// Orthonormal rows with the span of the rows of `x [l, n]`, `l <= n`, one by one and therefore for every
@@ -193,13 +228,47 @@ pub(crate) fn primitive<B: Backend, const D: usize>(a: Tensor<B, D>) -> FloatTen
 
 /// `a b`, see [`Engine::product`].
 pub(crate) fn product<E: Engine, const D: usize>(a: Tensor<E, D>, b: Tensor<E, D>) -> Tensor<E, D> {
+    count_operations(a.shape().num_elements(), b.dims()[D - 1]);
     tensor(E::product(primitive(a), primitive(b)))
+}
+
+/// `a^T a`, see [`Engine::gram`].
+pub(crate) fn gram<E: Engine>(a: Tensor<E, 2>) -> Tensor<E, 2> {
+    // Half of them, since it is symmetric.
+    count_operations(a.shape().num_elements(), a.dims()[1].div_ceil(2));
+    tensor(E::gram(primitive(a)))
 }
 
 /// `x a^T` and `x a^T a`, see [`Engine::there_and_back`].
 pub(crate) fn there_and_back<E: Engine>(x: Tensor<E, 2>, a: Tensor<E, 2>) -> (Tensor<E, 2>, Tensor<E, 2>) {
+    count_operations(2 * x.shape().num_elements(), a.dims()[0]);
     let (there, back) = E::there_and_back(primitive(x), primitive(a));
     (tensor(there), tensor(back))
+}
+
+/// See [`Engine::rotations`].
+pub(crate) fn rotations<E: Engine>(
+    rows: Tensor<E, 3>,
+    width: usize,
+    floors: Tensor<E, 1>,
+    found: Tensor<E, 2>,
+    tolerance: f64,
+) -> Result<(Tensor<E, 3>, Tensor<E, 2>), Error> {
+    let [p, d, _] = rows.dims();
+    count_operations(p * d * d, width);
+    let (floors, found) = (primitive(floors), primitive(found));
+    let (rotations, found) = E::rotations(primitive(rows), width, floors, found, tolerance)?;
+    Ok((tensor(rotations), tensor(found)))
+}
+
+/// See [`Engine::turn`].
+pub(crate) fn turn<E: Engine>(
+    rotations: Tensor<E, 3>,
+    rows: Tensor<E, 3>,
+    places: Tensor<E, 1, Int>,
+) -> Tensor<E, 2> {
+    count_operations(rows.shape().num_elements(), rows.dims()[1]);
+    tensor(E::turn(primitive(rotations), primitive(rows), places.into_primitive()))
 }
 
 /// The entries of a small tensor, on the host.
@@ -229,6 +298,19 @@ fn largest<B: Backend>(a: FloatTensor<B>) -> Result<f64, Error> {
     // What is not a number stays.
     let larger = |x: f64, y: f64| if y.abs() <= x || x.is_nan() { x } else { y.abs() };
     Ok(data.iter::<f64>().fold(0.0, larger))
+}
+
+static OPERATIONS: AtomicU64 = AtomicU64::new(0);
+
+/// Floating-point operations that this process has asked engines to do in products, two for each multiplication; for
+/// measurements.
+pub fn operations() -> u64 {
+    OPERATIONS.load(Ordering::Relaxed)
+}
+
+/// Counts a multiplication and an addition for each of so many numbers, so many times.
+fn count_operations(numbers: usize, times: usize) {
+    OPERATIONS.fetch_add(2 * numbers as u64 * times as u64, Ordering::Relaxed);
 }
 
 thread_local! {

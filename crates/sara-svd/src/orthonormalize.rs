@@ -3,14 +3,13 @@
 use burn::tensor::Tensor;
 
 use crate::Error;
-use crate::ops::{Engine, PANEL, primitive, product, tensor};
+use crate::ops::{Engine, PANEL, entries, primitive, product, tensor};
 use crate::prepare::epsilon;
-use crate::rows::{identity, off_identity};
 
-/// Distance from the identity that the Gram matrix of orthonormal rows may have, in units of rounding.
-const ORTHONORMAL: f64 = 64.0;
-/// Distance from the identity, not in units of rounding, that it may have for rows that only have to span the right space.
+/// Distance from the identity that the Gram matrix of nearly orthonormal rows may have.
 const NEAR: f64 = 0.1;
+/// Passes after which rows that did not come near are shifted, or made orthonormal one by one.
+const PASSES: usize = 3;
 /// Cosine to the rows before that a row may keep, in units of rounding.
 const ORTHOGONAL: f64 = 32.0;
 /// Rounds of projection: two are enough unless rows had to be replaced.
@@ -28,8 +27,8 @@ pub(crate) fn orthonormalize<E: Engine>(x: Tensor<E, 2>) -> Result<Tensor<E, 2>,
 /// keep their digits.
 pub(crate) fn near_orthonormal<E: Engine>(x: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
     if (1..=PANEL).contains(&x.dims()[0]) {
-        let rows = straightened(x.clone(), 0.0)?;
-        if largest(off_identity(&rows))? <= NEAR {
+        let (rows, growth) = straightened(x.clone(), 0.0)?;
+        if is_near(entries(growth)?[0], &x) {
             return Ok(rows);
         }
     }
@@ -83,16 +82,20 @@ pub(crate) fn orthonormal_to<E: Engine>(
 /// At most [`PANEL`] orthonormal rows.
 fn panel<E: Engine>(rows: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
     let [l, n] = rows.dims();
-    let tolerance = ORTHONORMAL * epsilon(&rows);
     // The shift keeps the factor positive definite, and costs a pass.
-    let shift = 11.0 * (n + l + 1) as f64 * epsilon(&rows);
-    for (shift, passes) in [(0.0, 2), (shift, 3)] {
-        let mut q = straightened(rows.clone(), shift)?;
-        for _ in 1..passes {
-            q = straightened(q, 0.0)?;
-        }
-        if largest(off_identity(&q))? <= tolerance {
-            return Ok(q);
+    for shift in [0.0, 11.0 * (n + l + 1) as f64 * epsilon(&rows)] {
+        let (mut q, mut shift) = (rows.clone(), shift);
+        for _ in 0..PASSES {
+            let (straighter, growth) = straightened(q, shift)?;
+            let growth = entries(growth)?[0];
+            // After a shift it says nothing of what the shift left.
+            if shift <= 0.0 && is_near(growth, &rows) {
+                return Ok(straightened(straighter, 0.0)?.0);
+            }
+            if !growth.is_finite() {
+                break;
+            }
+            (q, shift) = (straighter, 0.0);
         }
     }
     let norms = (rows.clone() * rows.clone()).sum_dim(1).sqrt();
@@ -100,18 +103,19 @@ fn panel<E: Engine>(rows: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
     Ok(tensor(E::gram_schmidt(primitive(rows), SPARE_SEED)?))
 }
 
-/// The rows turned by the inverse of the Cholesky factor of their Gram matrix, with `shift` added to its diagonal: nearly
-/// orthonormal, unless they were nearly dependent.
-fn straightened<E: Engine>(rows: Tensor<E, 2>, shift: f64) -> Result<Tensor<E, 2>, Error> {
-    let identity = identity(rows.dims()[0], &rows);
+/// The rows turned by the inverse of the Cholesky factor of their Gram matrix, with `shift` added to the squares of their
+/// lengths; and how many times larger the errors of that matrix are in the one of the result.
+fn straightened<E: Engine>(rows: Tensor<E, 2>, shift: f64) -> Result<(Tensor<E, 2>, Tensor<E, 1>), Error> {
     let gram = product(rows.clone(), rows.clone().transpose());
-    // That of rows of one length: the squares of very different ones would leave no digits for the short.
-    let norms = (gram.clone() * identity.clone()).sum_dim(1).sqrt();
-    let scale = norms.clamp_min(f64::from(f32::MIN_POSITIVE)).recip(); // [l, 1]
-    let gram = gram * scale.clone() * scale.clone().transpose();
-    let gram = if shift > 0.0 { gram + identity * shift } else { gram };
-    let inverse = tensor::<E, 2>(E::cholesky_inverse(primitive(gram))?);
-    Ok(product(inverse * scale.transpose(), rows))
+    let (inverse, growth) = E::cholesky_inverse(primitive(gram), shift)?;
+    Ok((product(tensor(inverse), rows), tensor(growth)))
+}
+
+/// Whether rows like these, straightened with this growth, are nearly orthonormal: so near that once more makes them
+/// orthonormal to rounding.
+fn is_near<E: Engine>(growth: f64, rows: &Tensor<E, 2>) -> bool {
+    // Of sums of so many products, as they come out with signs at random. Not so where it is not a number.
+    growth * (rows.dims()[1] as f64).sqrt() * epsilon(rows) <= NEAR
 }
 
 /// Largest modulus; not a number below any other where an entry is not one.

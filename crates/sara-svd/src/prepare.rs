@@ -38,11 +38,7 @@ impl<E: Engine> Prepared<E> {
             return Ok(Self { a, exponent: 0, dtype });
         }
         let a = if largest < NORMAL {
-            // Exact on the host, whatever the device does to denormal numbers.
-            let (device, wide, shape) = (a.device(), a.dtype(), a.dims());
-            let values: Vec<f64> =
-                entries(a)?.into_iter().map(|x| times_power_of_two(x, -exponent)).collect();
-            Tensor::from_data(TensorData::new(values, shape), (&device, wide))
+            times_on_host(a, -exponent)?
         } else {
             a.mul_scalar(times_power_of_two(1.0, -exponent / 2))
                 .mul_scalar(times_power_of_two(1.0, -exponent + exponent / 2))
@@ -64,6 +60,8 @@ impl<E: Engine> Prepared<E> {
         let half = self.exponent / 2;
         let s = if self.exponent == 0 {
             s
+        } else if self.unscale(1.0) < NORMAL {
+            times_on_host(s, self.exponent)?
         } else {
             s.mul_scalar(times_power_of_two(1.0, half))
                 .mul_scalar(times_power_of_two(1.0, self.exponent - half))
@@ -89,6 +87,13 @@ impl<E: Engine> Prepared<E> {
     pub(crate) fn restore(&self, vectors: Tensor<E, 2>) -> Tensor<E, 2> {
         vectors.cast(self.dtype)
     }
+}
+
+/// `x` times a power of two, exact whatever the device does to denormal numbers.
+fn times_on_host<E: Engine, const D: usize>(x: Tensor<E, D>, exponent: i32) -> Result<Tensor<E, D>, Error> {
+    let (device, dtype, shape) = (x.device(), x.dtype(), x.dims());
+    let values: Vec<f64> = entries(x)?.into_iter().map(|x| times_power_of_two(x, exponent)).collect();
+    Ok(Tensor::from_data(TensorData::new(values, shape), (&device, dtype)))
 }
 
 /// What rounding to an element type does to a value of this size.

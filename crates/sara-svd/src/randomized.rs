@@ -94,20 +94,19 @@ fn fast<E: Engine>(a: &Tensor<E, 2>, k: usize, iterations: usize, seed: u32) -> 
     }
     let q = orthonormalize(images)?;
     let core = leading_part_of_flat(product(q.clone(), a.clone()), k)?;
-    let u = product(core.u.transpose(), q);
-    let error_bound = energy_bound(a, &core.s)?;
+    let u = product(core.u, q);
     let values = entries(core.s.clone())?;
+    let error_bound = energy_bound(a, &values)?;
     let errors = vec![error_bound; k];
-    Ok(Top { u, s: core.s, v: core.vt, values, errors, passes: iterations, error_bound })
+    Ok(Top { u, s: core.s, v: core.v, values, errors, passes: iterations, error_bound })
 }
 
 /// Bound of the errors of the values `s` of a projection of `a`, from the squares that it leaves out.
-pub(crate) fn energy_bound<E: Engine>(a: &Tensor<E, 2>, s: &Tensor<E, 1>) -> Result<f64, Error> {
-    let k = s.dims()[0];
-    let (all, s) = (E::squared_norm(primitive(a.clone()))?, entries(s.clone())?);
+pub(crate) fn energy_bound<E: Engine>(a: &Tensor<E, 2>, s: &[f64]) -> Result<f64, Error> {
+    let all = E::squared_norm(primitive(a.clone()))?;
     let rounding = a.dims()[0] as f64 * epsilon(a);
     let rest = (all * (1.0 + rounding) - s.iter().map(|x| x * x).sum::<f64>()).max(0.0);
     // Of the values, the smallest may be off the most.
-    let last = s[k - 1];
+    let last = s[s.len() - 1];
     Ok((last * last + rest).sqrt() - last + rounding * s[0])
 }

@@ -67,8 +67,8 @@ impl<E: Engine> Ritz<E> {
     /// The first `l` in the space of the orthonormal rows `basis`, whose products with `a^T` are `images`.
     fn new(a: &Tensor<E, 2>, basis: Tensor<E, 2>, images: Tensor<E, 2>, l: usize) -> Result<Self, Error> {
         let core = leading_part_of_flat(images, l)?;
-        let (u, s) = (core.vt, core.s);
-        let v = product(core.u.transpose(), basis);
+        let (u, s) = (core.v, core.s);
+        let v = product(core.u, basis);
         let back = product(u.clone(), a.clone());
         let residual = back.clone() - v.clone() * s.clone().unsqueeze_dim::<2>(1);
         let mut values = entries(Tensor::cat(vec![s.clone(), row_norms(&residual)], 0))?;
@@ -91,11 +91,10 @@ impl<E: Engine> Ritz<E> {
         let errors = errors(&self.values, &self.residuals, k);
         let errors = errors.iter().map(|error| 2.0 * error + noise / 8.0).collect();
         let by_residual = self.residuals[..k].iter().map(|r| r * r).sum::<f64>().sqrt() + noise;
-        let s = self.s.narrow(0, 0, k);
-        let error_bound = by_residual.min(energy_bound(a, &s)?);
+        let error_bound = by_residual.min(energy_bound(a, &self.values[..k])?);
         Ok(Top {
             u: self.u.slice([0..k, 0..m]),
-            s,
+            s: self.s.narrow(0, 0, k),
             v: self.v.slice([0..k, 0..n]),
             values: self.values[..k].to_vec(),
             errors,

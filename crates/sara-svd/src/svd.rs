@@ -1,12 +1,13 @@
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::host::{Solver, Triplets};
+use crate::jacobi::{self, Factors, Task};
 use crate::ops::{Engine, enter, leave, matrix_data, product, scaled, take_bytes_read};
 use crate::orthonormalize::orthonormalize;
 use crate::prepare::{Prepared, rounding};
 use crate::rows::fix_signs;
-use crate::{Algorithm, Error, Method, Place, Precision, Report, SvdOps, jacobi};
+use crate::{Algorithm, Error, Method, Place, Precision, Report, SvdOps};
 
 /// A thin singular value decomposition `a = u diag(s) vt`, with `k = min(m, n)` or as many as were asked for.
 ///
@@ -112,7 +113,16 @@ fn values<E: Engine>(a: Tensor<E, 2>) -> Result<Tensor<E, 1>, Error> {
         return Ok(full(a, Method::Auto)?.s);
     }
     let (device, dtype) = (a.device(), a.dtype());
-    Ok(Tensor::from_data(checked(host_spectrum(a)?.0, dtype)?, (&device, dtype)))
+    Ok(push(checked(host_spectrum(a)?.0, dtype)?, dtype, &device))
+}
+
+/// Numbers of the host as a tensor; without a copy where there are none, which not every device takes.
+fn push<E: Engine, const D: usize>(data: TensorData, dtype: DType, device: &Device<E>) -> Tensor<E, D> {
+    if data.num_elements() == 0 {
+        Tensor::empty(data.shape, (device, dtype))
+    } else {
+        Tensor::from_data(data, (device, dtype))
+    }
 }
 
 /// A decomposition with what was read for it in its report.
@@ -152,42 +162,45 @@ pub(crate) fn leading_part<E: Engine>(a: Tensor<E, 2>, k: usize, method: Method)
     Ok(all.swap_remove(0).truncate(k))
 }
 
-/// [`leading_part`] of a matrix with few rows: what is decomposed is square, its coordinates on orthonormal rows.
-pub(crate) fn leading_part_of_flat<E: Engine>(a: Tensor<E, 2>, k: usize) -> Result<Svd<E>, Error> {
+/// The `k` largest values of a matrix and their vectors, as rows.
+pub(crate) struct Leading<E: Engine> {
+    /// `[k, m]`
+    pub(crate) u: Tensor<E, 2>,
+    /// `[k]`
+    pub(crate) s: Tensor<E, 1>,
+    /// `[k, n]`
+    pub(crate) v: Tensor<E, 2>,
+}
+
+/// The `k` largest of a matrix with few rows, scaled as it is: what is decomposed is square, its coordinates on orthonormal
+/// rows.
+pub(crate) fn leading_part_of_flat<E: Engine>(a: Tensor<E, 2>, k: usize) -> Result<Leading<E>, Error> {
     let rows = orthonormalize(a.clone())?;
-    let core = leading_part(product(a, rows.clone().transpose()), k, Method::Auto)?;
-    Ok(Svd { vt: product(core.vt, rows), ..core })
+    let core = product(a, rows.clone().transpose());
+    let Leading { u, s, v } = if on_host(&core, Method::Auto) {
+        let Svd { u, s, vt, .. } = host_svd(core, k)?;
+        Leading { u: u.transpose(), s, v: vt }
+    } else {
+        let Factors { u, s, v, .. } = jacobi::decompose(&[Task::even(core)])?.swap_remove(0);
+        Leading { u: u.narrow(0, 0, k), s: s.narrow(0, 0, k), v: v.narrow(0, 0, k) }
+    };
+    Ok(Leading { u, s, v: product(v, rows) })
 }
 
 /// Matrices of one shape, decomposed together.
 fn by_jacobi<E: Engine>(matrices: Vec<Tensor<E, 2>>) -> Result<Vec<Svd<E>>, Error> {
     let prepared = matrices.into_iter().map(Prepared::new).collect::<Result<Vec<_>, _>>()?;
-    let is_transposed = |a: &Prepared<E>| {
-        let [m, n] = a.a.dims();
-        // The columns are what is rotated: the shorter side, and of a square matrix the more uneven one.
-        Ok(m < n || m == n && jacobi::rows_are_more_graded(&a.a)?)
-    };
-    let transposed = prepared.iter().map(is_transposed).collect::<Result<Vec<bool>, Error>>()?;
-    let tall = |(a, &transposed): (&Prepared<E>, &bool)| {
-        if transposed { a.a.clone().transpose() } else { a.a.clone() }
-    };
-    let tall: Vec<Tensor<E, 2>> = prepared.iter().zip(&transposed).map(tall).collect();
-    let factors = jacobi::decompose(&tall)?.into_iter();
-    factors
-        .zip(prepared)
-        .zip(transposed)
-        .map(|((factors, a), transposed)| restored(factors, &a, transposed))
-        .collect()
+    let tasks = prepared.iter().map(|a| Task::new(a.a.clone())).collect::<Result<Vec<_>, _>>()?;
+    let factors = jacobi::decompose(&tasks)?.into_iter();
+    let all = factors.zip(prepared).zip(tasks);
+    all.map(|((factors, a), task)| restored(factors, &a, &task)).collect()
 }
 
 /// The factors of the matrix as it was given.
-fn restored<E: Engine>(
-    factors: jacobi::Factors<E>,
-    a: &Prepared<E>,
-    transposed: bool,
-) -> Result<Svd<E>, Error> {
-    let jacobi::Factors { u, s, v, sweeps, error_bound } = factors;
-    let (u, v) = if transposed { fix_signs(v, u) } else { fix_signs(u, v) };
+fn restored<E: Engine>(factors: Factors<E>, a: &Prepared<E>, task: &Task<E>) -> Result<Svd<E>, Error> {
+    let error_bound = jacobi::error_bound(task, &factors)?;
+    let Factors { u, s, v, sweeps } = factors;
+    let (u, v) = if task.is_transposed { fix_signs(v, u) } else { fix_signs(u, v) };
     let s = a.unscale_values(s)?;
     let report = Report {
         algorithm: Algorithm::Jacobi,
@@ -211,12 +224,10 @@ fn host_svd<E: Engine>(a: Tensor<E, 2>, k: usize) -> Result<Svd<E>, Error> {
         bytes_read: 0,
         error_bound: solver.error_bound(&s, m.max(n)) + rounding(s.first().copied().unwrap_or(0.0), dtype),
     };
-    let push = |a| Tensor::from_data(matrix_data(a, dtype), (&device, dtype));
-    let s = checked(s, dtype)?;
     Ok(Svd {
-        u: push(u.as_ref()),
-        s: Tensor::from_data(s, (&device, dtype)),
-        vt: push(v.transpose()),
+        u: push(matrix_data(u.as_ref(), dtype), dtype, &device),
+        s: push(checked(s, dtype)?, dtype, &device),
+        vt: push(matrix_data(v.transpose(), dtype), dtype, &device),
         report,
     })
 }

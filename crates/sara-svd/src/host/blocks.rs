@@ -120,7 +120,7 @@ fn rotate_pair(g: &mut [f64], j: &mut [f64], d: usize, (p, q): (usize, usize), t
 }
 
 /// See [`crate::Engine::cholesky_inverse`].
-pub(crate) fn cholesky_inverse(gram: &[f64], l: usize) -> Vec<f64> {
+pub(crate) fn cholesky_inverse(gram: &[f64], l: usize, shift: f64) -> Vec<f64> {
     wide(|| {
         // Row by row, each less multiples of those above: of the transposed factor, then of its inverse's transpose.
         let mut factor = gram.to_vec();
@@ -131,7 +131,7 @@ pub(crate) fn cholesky_inverse(gram: &[f64], l: usize) -> Vec<f64> {
             for above in above.chunks_exact(l) {
                 subtract(row, above[i], &above[i..]);
             }
-            let diagonal = row[0].sqrt();
+            let diagonal = (row[0] + shift * gram[i * l + i]).sqrt();
             divide(row, diagonal);
             let (known, rest) = inverse.split_at_mut(i * l);
             let row = &mut rest[..=i];
@@ -143,6 +143,12 @@ pub(crate) fn cholesky_inverse(gram: &[f64], l: usize) -> Vec<f64> {
         }
         inverse
     })
+}
+
+/// Squared norm of the inverse of a factor of a Gram matrix, as if that were one of rows of length one.
+pub(crate) fn growth(inverse: &[f64], gram: &[f64], l: usize) -> f64 {
+    let of_row = |row: &[f64]| row.iter().enumerate().map(|(j, x)| x * x * gram[j * l + j]).sum::<f64>();
+    inverse.chunks_exact(l).map(of_row).sum()
 }
 
 /// Takes a multiple of `y` out of `x`.
@@ -223,7 +229,7 @@ mod tests {
             let x = sketch([l, n], 4);
             let entry = |i: usize, j: usize| (0..n).map(|k| x[i * n + k] * x[j * n + k]).sum::<f64>();
             let gram: Vec<f64> = (0..l * l).map(|at| entry(at / l, at % l)).collect();
-            let inverse = cholesky_inverse(&gram, l);
+            let inverse = cholesky_inverse(&gram, l, 0.0);
             for i in 0..l {
                 assert!(
                     inverse[i * l + i + 1..(i + 1) * l].iter().all(|&x| x == 0.0),
@@ -238,7 +244,7 @@ mod tests {
             }
         }
         assert!(
-            !cholesky_inverse(&[1.0, 2.0, 2.0, 1.0], 2).iter().all(|x| x.is_finite()),
+            !cholesky_inverse(&[1.0, 2.0, 2.0, 1.0], 2, 0.0).iter().all(|x| x.is_finite()),
             "it is not definite"
         );
     }

@@ -3,6 +3,7 @@
 // Tests may unwrap; the lint looks for this mark around helper functions too.
 #![cfg(test)]
 
+mod blocks;
 mod decompose;
 mod interval;
 mod jacobi;
