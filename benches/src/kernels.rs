@@ -97,7 +97,7 @@ impl Kernel {
         let before = operations();
         let outcome = match self {
             Self::Product => {
-                product(a);
+                product(a)?;
                 Outcome::plain(Vec::new()).with(2.0 * (m * m * n) as f64)
             }
             Self::Svd => Outcome::of(svd_by(a, Method::Auto)?, m, n),
@@ -113,19 +113,18 @@ impl Kernel {
             Self::Rank => Outcome::plain(rank(Rule::Auto)?.values),
             Self::RankByBounds => Outcome::plain(rank(Rule::Interval)?.values),
         };
-        // The host's own methods count for themselves.
-        let counted = operations() - before;
-        Ok(if counted > 0 { outcome.with(counted as f64) } else { outcome })
+        // Beside what the host's own methods count for themselves.
+        let counted = (operations() - before) as f64 + outcome.operations.unwrap_or(0.0);
+        Ok(if counted > 0.0 { outcome.with(counted) } else { outcome })
     }
 }
 
 /// `a a^T`, waited for.
-fn product<B: SvdOps>(a: Tensor<B, 2>) {
+fn product<B: SvdOps>(a: Tensor<B, 2>) -> Result<(), Error> {
     let device = a.device();
     let a = B::enter(a.into_primitive().tensor());
     drop(B::Engine::product(a.clone(), B::Engine::float_transpose(a)));
-    // What follows reads, and with it an error comes up.
-    drop(<B::Engine as Backend>::sync(&device));
+    <B::Engine as Backend>::sync(&device).map_err(|error| Error::Read { reason: error.to_string() })
 }
 
 /// Power iterations of [`Kernel::Fast`], as many as torch makes.

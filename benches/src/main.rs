@@ -230,6 +230,7 @@ fn contest<B: SvdOps>(
 fn floors<B: SvdOps>() -> Result<(f64, f64)> {
     const N: usize = 2048;
     let a = Planted { m: N, n: N, values: vec![0.5; N * N], spectrum: Vec::new() }.upload::<B>();
+    Kernel::Product.run(a.clone()).map_err(|error| anyhow!("product: {error}"))?;
     let product = median(|| drop(Kernel::Product.run(a.clone())));
     let copy = median(|| drop((a.clone() * 1.5).slice([0..1, 0..1]).into_data()));
     sync::<B>()?;

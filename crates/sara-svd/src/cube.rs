@@ -1,6 +1,6 @@
 //! GPU backends: the only place that knows CubeCL.
 //!
-//! One kernel for each building block of [`Engine`], written once for CUDA, Vulkan, Metal and WebGPU: in f32,
+//! Kernels for the building blocks of [`Engine`], written once for CUDA, Vulkan, Metal and WebGPU: in f32,
 //! within 16 KiB of workgroup memory, without float atomics, and with every barrier in uniform control flow,
 //! so that the same input gives the same bits on the same device.
 

@@ -20,8 +20,6 @@ const BLOCK: usize = 16;
 const SWEEP_LIMIT: usize = 40;
 /// Sweeps that columns at rounding level, which are noise and may rotate for ever, get after all others are done.
 const NOISE_SWEEPS: usize = 3;
-/// Sweeps after the rotations have been made orthogonal again and applied to the matrix afresh.
-const REFINEMENT_SWEEPS: usize = 6;
 /// Cosines from which one more sweep makes columns orthogonal enough for the refinement, which does the rest.
 const NEARLY: f64 = 0.03;
 /// What is rotated, as a share of the cosine that counts as orthogonal: a sweep leaves others a little larger.
@@ -72,7 +70,7 @@ impl<E: Engine> Task<E> {
 /// A matrix that is done stays as it is while the others go on, so each comes out as it would alone.
 pub(crate) fn decompose<E: Engine>(tasks: &[Task<E>]) -> Result<Vec<Factors<E>>, Error> {
     let Some(Task { a: first, .. }) = tasks.first() else { return Ok(Vec::new()) };
-    let ([m, n], count) = (first.dims(), tasks.len());
+    let ([m, _], count) = (first.dims(), tasks.len());
     let sweeper = Sweeper::new(first, count);
     let padded = sweeper.padded;
     let start = Tensor::cat(tasks.iter().map(|task| sweeper.pad(task.a.clone().transpose())).collect(), 0);
@@ -82,10 +80,7 @@ pub(crate) fn decompose<E: Engine>(tasks: &[Task<E>]) -> Result<Vec<Factors<E>>,
     let start_of =
         |task: &Task<E>| if task.is_graded { orthogonal } else { State { enough: NEARLY, ..orthogonal } };
     let mut states: Vec<State> = tasks.iter().map(start_of).collect();
-    sweeper.run(&mut rows, &mut states, SWEEP_LIMIT)?;
-    if states.iter().any(|state| state.end.is_none()) {
-        return Err(Error::NotConverged { rows: m, columns: n });
-    }
+    sweeper.run(&mut rows, &mut states)?;
 
     for (state, task) in states.iter_mut().zip(tasks) {
         if !task.is_graded {
@@ -96,7 +91,7 @@ pub(crate) fn decompose<E: Engine>(tasks: &[Task<E>]) -> Result<Vec<Factors<E>>,
     let straight = newton_schulz(newton_schulz(stack(rows.clone().narrow(1, m, padded))));
     let again = Tensor::cat(vec![product(straight.clone(), stack(start)), straight], 2);
     rows = sweeper.keep(rows, again.reshape([count * padded, m + padded]), &states);
-    sweeper.run(&mut rows, &mut states, REFINEMENT_SWEEPS)?;
+    sweeper.run(&mut rows, &mut states)?;
 
     let finish = |(i, &state)| sweeper.finish(rows.clone().narrow(0, i * padded, padded), state);
     states.iter().enumerate().map(finish).collect()
@@ -166,8 +161,8 @@ impl<E: Engine> Sweeper<E> {
 
     /// Rotates the rows of each matrix, `rows [count * padded, height + padded]`, until they are orthogonal in their first
     /// `height` entries.
-    fn run(&self, rows: &mut Tensor<E, 2>, states: &mut [State], limit: usize) -> Result<(), Error> {
-        for _ in 0..limit {
+    fn run(&self, rows: &mut Tensor<E, 2>, states: &mut [State]) -> Result<(), Error> {
+        for _ in 0..SWEEP_LIMIT {
             if states.iter().all(|state| state.end.is_some()) {
                 return Ok(());
             }
@@ -177,10 +172,13 @@ impl<E: Engine> Sweeper<E> {
                 self.judge(state, found);
             }
         }
-        for state in states {
+        for state in &mut *states {
             state.end = state.end.or((state.noise_sweeps > 0).then_some(End::Noise));
         }
-        Ok(())
+        if states.iter().all(|state| state.end.is_some()) {
+            return Ok(());
+        }
+        Err(Error::NotConverged { rows: self.height, columns: self.columns })
     }
 
     /// Takes in what a sweep found: the largest cosine, the same above noise, the largest squared norm.

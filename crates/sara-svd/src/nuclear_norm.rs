@@ -6,7 +6,8 @@
 use burn::tensor::Tensor;
 use serde::Serialize;
 
-use crate::ops::{Engine, enter, entries, gram, product};
+use crate::host::{exponent, times_power_of_two};
+use crate::ops::{Engine, enter, entries, gram, primitive, product};
 use crate::prepare::{Prepared, epsilon};
 use crate::rows::{identity, squares};
 use crate::svd::{host_spectrum, on_host};
@@ -65,6 +66,18 @@ fn norm<E: Engine>(a: Tensor<E, 2>) -> Result<NuclearNorm, Error> {
 
 /// Bounds of the nuclear norm of a finite `a [m, n]`, `m >= n > 0`.
 pub(crate) fn bounds<E: Engine>(a: &Tensor<E, 2>) -> Result<(f64, f64), Error> {
+    let exponent = exponent(E::largest(primitive(a.clone()))?);
+    if COMFORTABLE.contains(&exponent) {
+        return comfortable_bounds(a);
+    }
+    let (lower, upper) = comfortable_bounds(&a.clone().mul_scalar(times_power_of_two(1.0, -exponent)))?;
+    Ok((times_power_of_two(lower, exponent), times_power_of_two(upper, exponent)))
+}
+
+/// Powers of two that the largest entry may be near for the eighth powers of singular values to be numbers of f32.
+const COMFORTABLE: std::ops::RangeInclusive<i32> = -8..=0;
+
+fn comfortable_bounds<E: Engine>(a: &Tensor<E, 2>) -> Result<(f64, f64), Error> {
     let [_, n] = a.dims();
     let once = gram(a.clone());
     // Of a symmetric matrix the square.

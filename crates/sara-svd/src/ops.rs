@@ -87,7 +87,7 @@ pub trait Engine: Backend {
     }
 
     /// Rotations that make the rows of each set of `rows [p, d, n]` more orthogonal to each other in their first `width`
-    /// entries, `d` a power of two: `j [p, d, d]` orthogonal, so that the Gram matrix of `j^T rows` is nearly diagonal and
+    /// entries, `d` a power of two from 4 to 32: `j [p, d, d]` orthogonal, so that the Gram matrix of `j^T rows` is nearly diagonal and
     /// descending; and the largest of `found [p, 3]` and what was found now: the largest cosine between two rows, the
     /// same between rows with squared norms above the set's own of `floors [p]`, the largest squared norm.
     ///

@@ -103,8 +103,8 @@ fn panel<E: Engine>(rows: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
     Ok(tensor(E::gram_schmidt(primitive(rows), SPARE_SEED)?))
 }
 
-/// The rows turned by the inverse of the Cholesky factor of their Gram matrix, with `shift` added to the squares of their
-/// lengths; and how many times larger the errors of that matrix are in the one of the result.
+/// The rows turned by the inverse of the Cholesky factor of their Gram matrix, with `shift` of the square of
+/// each length added to it; and how many times larger the errors of that matrix are in the one of the result.
 fn straightened<E: Engine>(rows: Tensor<E, 2>, shift: f64) -> Result<(Tensor<E, 2>, Tensor<E, 1>), Error> {
     let gram = product(rows.clone(), rows.clone().transpose());
     let (inverse, growth) = E::cholesky_inverse(primitive(gram), shift)?;

@@ -191,10 +191,17 @@ pub(crate) fn leading_part_of_flat<E: Engine>(a: Tensor<E, 2>, k: usize) -> Resu
 fn by_jacobi<E: Engine>(matrices: Vec<Tensor<E, 2>>) -> Result<Vec<Svd<E>>, Error> {
     let prepared = matrices.into_iter().map(Prepared::new).collect::<Result<Vec<_>, _>>()?;
     let tasks = prepared.iter().map(|a| Task::new(a.a.clone())).collect::<Result<Vec<_>, _>>()?;
-    let factors = jacobi::decompose(&tasks)?.into_iter();
-    let all = factors.zip(prepared).zip(tasks);
+    let columns = prepared.first().map_or(1, |a| a.a.dims().into_iter().fold(usize::MAX, usize::min).max(1));
+    let mut factors = Vec::with_capacity(tasks.len());
+    for tasks in tasks.chunks((COLUMNS / columns).max(1)) {
+        factors.extend(jacobi::decompose(tasks)?);
+    }
+    let all = factors.into_iter().zip(prepared).zip(tasks);
     all.map(|((factors, a), task)| restored(factors, &a, &task)).collect()
 }
+
+/// Columns that are rotated together: more would be more workgroups in one dimension than devices allow.
+const COLUMNS: usize = 1 << 15;
 
 /// The factors of the matrix as it was given.
 fn restored<E: Engine>(factors: Factors<E>, a: &Prepared<E>, task: &Task<E>) -> Result<Svd<E>, Error> {

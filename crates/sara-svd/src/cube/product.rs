@@ -31,7 +31,7 @@ impl Tile {
     const MEDIUM: Self = Self { units_m: 8, units_n: 8, lines_m: 2, lines_n: 2, depth: 16 };
     /// For a few rows.
     const FLAT: Self = Self { units_m: 8, units_n: 16, lines_m: 1, lines_n: 2, depth: 16 };
-    /// For few of both.
+    /// For few columns.
     const SMALL: Self = Self { units_m: 8, units_n: 8, lines_m: 1, lines_n: 1, depth: 16 };
 
     const fn rows(self) -> usize {
@@ -61,7 +61,7 @@ impl Tile {
         CubeCount::Static(n.div_ceil(self.columns()) as u32, m.div_ceil(self.rows()) as u32, products as u32)
     }
 
-    /// The largest that keeps a device busy; it decides nothing about the sums.
+    /// The largest that keeps a device busy. Sums come out the same in each, but for the number of [`pieces`].
     fn of(m: usize, n: usize, copies: usize) -> Self {
         let groups = |tile: Self| m.div_ceil(tile.rows()) * n.div_ceil(tile.columns()) * copies;
         if m <= 32 {
@@ -142,6 +142,7 @@ impl<R: CubeRuntime> Factor<R> {
 }
 
 const SUM_UNITS: u32 = 256;
+const SUM_GROUPS: usize = 4096;
 
 /// `a b` for matrices or stacks of matrices in f32.
 pub(super) fn product<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>>(
@@ -152,12 +153,13 @@ pub(super) fn product<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTens
     let rank = shape_a.num_dims();
     let (m, k, n) = (shape_a[rank - 2], shape_a[rank - 1], shape_b[rank - 1]);
     let copies = if rank > 2 { shape_a[0] } else { 1 };
-    if a.dtype != DType::F32 || m * n * k * copies == 0 {
-        // The algorithms work in f32 and on what is not empty.
+    let is_pair = rank <= 3 && shape_b[rank - 2] == k && (rank < 3 || shape_b[0] == copies);
+    let most = [m * k, k * n, m * n].map(|x| x * copies).into_iter().fold(0, usize::max);
+    if a.dtype != DType::F32 || m * n * k * copies == 0 || !is_pair || u32::try_from(most).is_err() {
+        // The algorithms work in f32 and on what is not empty, and the kernel counts in 32 bits.
         return B::float_matmul(a, b);
     }
-    let pieces = if rank > 2 { pieces_of_stack(k) } else { pieces(m, n, k) };
-    let parts = products(&Factor::left(a), &Factor::right(b), [m, n, k], copies, pieces);
+    let parts = products(&Factor::left(a), &Factor::right(b), [m, n, k], copies, pieces(m, n, k));
     let mut shape = shape_a;
     shape[rank - 1] = n;
     summed::<R, B>(parts, shape)
@@ -168,7 +170,7 @@ pub(super) fn gram<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<
     a: CubeTensor<R>,
 ) -> CubeTensor<R> {
     let (k, n) = (a.shape()[0], a.shape()[1]);
-    if a.dtype != DType::F32 || n * k == 0 {
+    if a.dtype != DType::F32 || n * k == 0 || u32::try_from(n * n.max(k)).is_err() {
         return B::float_matmul(B::float_transpose(a.clone()), a);
     }
     let left = Factor::left(B::float_transpose(a.clone()));
@@ -185,7 +187,7 @@ fn summed<R: CubeRuntime, B: Backend<FloatTensorPrimitive = CubeTensor<R>>>(
         return B::float_reshape(parts, shape);
     }
     let sums = empty(&parts, shape);
-    let count = sums.shape().num_elements().div_ceil(SUM_UNITS as usize);
+    let count = sums.shape().num_elements().div_ceil(SUM_UNITS as usize).min(SUM_GROUPS);
     sum_kernel::launch::<R>(
         &sums.client,
         CubeCount::new_1d(count as u32),
@@ -254,6 +256,7 @@ pub(super) fn turn<R: CubeRuntime>(
 ) -> CubeTensor<R> {
     let shape = rows.shape();
     let (p, d, n) = (shape[0], shape[1], shape[2]);
+    assert_eq!(places.shape().num_elements(), 2 * p, "a place for each block");
     let turned = empty(&rows, [p * d, n]);
     let rotations = into_contiguous(rotations);
     // Its rows are the inner dimension.
@@ -304,14 +307,10 @@ fn sizes<R: CubeRuntime>(
     )
 }
 
-/// Pieces of the inner dimension, so that a small result keeps the device busy too.
-fn pieces(m: usize, n: usize, k: usize) -> usize {
+/// Pieces of the inner dimension, so that a small result keeps the device busy too; the same for each product of a stack,
+/// however many there are, since it decides how sums are rounded.
+pub(super) fn pieces(m: usize, n: usize, k: usize) -> usize {
     let tile = Tile::of(m, n, 1);
     let groups = m.div_ceil(tile.rows()) * n.div_ceil(tile.columns());
     ENOUGH.div_ceil(groups).min(k.div_ceil(PIECE)).clamp(1, PIECES)
-}
-
-/// The same for each product of a stack, however many there are: it decides how its sums are rounded.
-pub(super) fn pieces_of_stack(k: usize) -> usize {
-    k.div_ceil(PIECE).min(PIECES)
 }

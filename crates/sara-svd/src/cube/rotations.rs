@@ -3,7 +3,7 @@ use burn_cubecl::CubeRuntime;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::product::{Factor, pieces_of_stack, products};
+use super::product::{Factor, pieces, products};
 use super::{empty, input};
 
 /// As on the host: two sweeps bring the outer iteration as far as running to convergence.
@@ -218,13 +218,14 @@ pub(super) fn rotations<R: CubeRuntime>(
 ) -> (CubeTensor<R>, CubeTensor<R>) {
     let shape = rows.shape();
     let (count, d) = (shape[0], shape[1]);
+    assert!(d.is_power_of_two() && (4..=32).contains(&d), "sets of 4 to 32 rows");
     let rows = input(rows);
     let gram = products(
         &Factor::rows(rows.clone(), width),
         &Factor::rows(rows, width),
         [d, d, width],
         count,
-        pieces_of_stack(width),
+        pieces(d, d, width),
     );
     let pieces = gram.shape()[0];
     let (rotations, found) = (empty(&gram, [count, d, d]), empty(&gram, [count, 3]));

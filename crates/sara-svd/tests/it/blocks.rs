@@ -11,10 +11,15 @@ use crate::tensors::{matrix, upload, values};
 /// Of sums of a few hundred products, and of their factors, as a share of the largest.
 const ROUNDING: f64 = 3e-6;
 
+/// Rows and columns before a part.
+const MARGIN: usize = 128;
+
 on_backends!(suite);
 
-fn suite<B: SvdOps>(_place: Place) {
+fn suite<B: SvdOps>(place: Place) {
+    assert_eq!(B::Engine::place(), place);
     products_of_any_size_and_layout::<B::Engine>();
+    products_in_the_largest_tiles::<B::Engine>();
     products_of_stacks::<B::Engine>();
     gram_matrices_are_symmetric::<B::Engine>();
     rows_are_turned_and_sent_to_their_places::<B::Engine>();
@@ -36,9 +41,10 @@ fn laid_out<E: Engine>(a: &DMatrix<f64>, is_transposed: bool, is_part: bool) -> 
     let kept = if is_transposed { a.transpose() } else { a.clone() };
     let (m, n) = kept.shape();
     let tensor = if is_part {
-        let mut larger = DMatrix::from_element(m + 3, n + 5, 7.0);
-        larger.view_mut((2, 1), (m, n)).copy_from(&kept);
-        upload::<E>(&larger).slice([2..m + 2, 1..n + 1])
+        // Where devices allow a view to begin.
+        let mut larger = DMatrix::from_element(m + MARGIN + 3, n + MARGIN + 5, 7.0);
+        larger.view_mut((MARGIN, MARGIN), (m, n)).copy_from(&kept);
+        upload::<E>(&larger).slice([MARGIN..m + MARGIN, MARGIN..n + MARGIN])
     } else {
         upload::<E>(&kept)
     };
@@ -66,6 +72,14 @@ fn products_of_any_size_and_layout<E: Engine>() {
     }
 }
 
+/// Which a device takes for large results alone.
+fn products_in_the_largest_tiles<E: Engine>() {
+    let (a, b) = (gaussian(2049, 20, 110), gaussian(20, 2050, 111));
+    let (left, right) = (laid_out::<E>(&a, false, false), laid_out::<E>(&b, true, false));
+    let found = tensor::<E, 2>(E::product(primitive(left), primitive(right)));
+    assert_close("2049 x 20 x 2050", &matrix(found), &(&a * &b));
+}
+
 fn products_of_stacks<E: Engine>() {
     for (m, k, n) in [(32, 300, 32), (32, 32, 77), (3, 2, 65)] {
         let (a, b): (Vec<_>, Vec<_>) =
@@ -81,11 +95,14 @@ fn products_of_stacks<E: Engine>() {
 }
 
 fn gram_matrices_are_symmetric<E: Engine>() {
-    for (m, n) in [(4, 3), (70, 50), (90, 200), (300, 261)] {
+    for (m, n) in [(4, 3), (70, 50), (90, 200), (300, 261), (20, 2050)] {
         let a = gaussian(m, n, 98);
         for is_transposed in [false, true] {
             let gram = matrix(tensor::<E, 2>(E::gram(primitive(laid_out::<E>(&a, is_transposed, false)))));
             assert_close(&format!("{m} x {n}"), &gram, &a.tr_mul(&a));
+            if E::place() == Place::Device {
+                assert_eq!(gram, gram.transpose(), "{m} x {n}");
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ fn suite<B: SvdOps>(_place: Place) {
     every_matrix_gets_the_rank_of_its_spectrum::<B>();
     decisions_are_those_of_the_spectrum::<B>();
     bounds_hold_on_every_matrix::<B>();
+    numbers_may_be_small_and_large::<B>();
 }
 
 /// Ties, repeated values, zeros and values that f32 can hardly hold: the rule may fall back, and never be wrong.
@@ -85,6 +86,13 @@ fn bounds_hold_on_every_matrix<B: SvdOps>() {
             "{}: {lower} <= {sum} <= {upper}",
             case.name
         );
+    }
+}
+
+/// Also where their eighth powers are no numbers of f32.
+fn numbers_may_be_small_and_large<B: SvdOps>() {
+    for scale in [1e-6, 1e5] {
+        decide::<B>(&(planted(96, 64, &pretrained(64)[0], 84) * scale));
     }
 }
 

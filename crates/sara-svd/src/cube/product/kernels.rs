@@ -394,12 +394,13 @@ fn write<N: Size>(out: &mut Array<Vector<f32, N>>, row: usize, at: u32, end: u32
 /// Adds up the pieces, always in the same order.
 #[cube(launch)]
 pub(super) fn sum_kernel(parts: &Array<f32>, sums: &mut Array<f32>, pieces: u32) {
-    let i = ABSOLUTE_POS;
-    if i < sums.len() {
+    let mut i = ABSOLUTE_POS;
+    while i < sums.len() {
         let mut sum = 0.0f32;
         for piece in 0..pieces {
             sum += parts[piece as usize * sums.len() + i];
         }
         sums[i] = sum;
+        i += CUBE_COUNT * CUBE_DIM as usize;
     }
 }
