@@ -100,15 +100,15 @@ impl Kernel {
                 product(a)?;
                 Outcome::plain(Vec::new()).with(2.0 * (m * m * n) as f64)
             }
-            Self::Svd => Outcome::of(svd_by(a, Method::Auto)?, m, n),
-            Self::Jacobi => Outcome::of(svd_by(a, Method::Jacobi)?, m, n),
+            Self::Svd => self.outcome(svd_by(a, Method::Auto)?, m, n, 1),
+            Self::Jacobi => self.outcome(svd_by(a, Method::Jacobi)?, m, n, 1),
             Self::Stack => {
                 let mut all = svd_batched(a.unsqueeze::<3>().repeat_dim(0, STACK), Method::Auto)?;
-                Outcome::of(all.swap_remove(0), m, n)
+                self.outcome(all.swap_remove(0), m, n, STACK)
             }
             Self::Values => Outcome::plain(singular_values(a)?.into_data().iter::<f64>().collect()),
-            Self::Fast => Outcome::of(top(Accuracy::Fast { iterations: ITERATIONS })?, m, n),
-            Self::Full => Outcome::of(top(Accuracy::Full)?, m, n),
+            Self::Fast => self.outcome(top(Accuracy::Fast { iterations: ITERATIONS })?, m, n, 1),
+            Self::Full => self.outcome(top(Accuracy::Full)?, m, n, 1),
             Self::NuclearNorm => Outcome::plain(nuclear_norm(a).map(|_| Vec::new())?),
             Self::Rank => Outcome::plain(rank(Rule::Auto)?.values),
             Self::RankByBounds => Outcome::plain(rank(Rule::Interval)?.values),
@@ -116,6 +116,39 @@ impl Kernel {
         // Beside what the host's own methods count for themselves.
         let counted = (operations() - before) as f64 + outcome.operations.unwrap_or(0.0);
         Ok(if counted > 0.0 { outcome.with(counted) } else { outcome })
+    }
+
+    /// What the decompositions of `copies` matrices did beside the products that are counted, by the report of one.
+    fn outcome<B: SvdOps>(self, svd: Svd<B>, m: usize, n: usize, copies: usize) -> Outcome {
+        let (short, area, copies) = (m.min(n) as f64, (m * n) as f64, copies as f64);
+        let iterations = svd.report.iterations as f64;
+        let (operations, bytes) = match svd.report.algorithm {
+            // The Gram matrix; its tridiagonal form, whose one half reads what is left of it again for every
+            // column; the merges of its halves; the vectors back, and times the matrix.
+            Algorithm::Gram => (
+                Some(area * short + (4.0 / 3.0 + 4.0 / 3.0 + 2.0) * short.powi(3) + 2.0 * area * short),
+                Some(8.0 * (2.0 * area + short.powi(3) / 6.0)),
+            ),
+            // In a sweep every two blocks make a Gram matrix and are rotated, and the rotations as well.
+            Algorithm::Jacobi => {
+                (None, Some(iterations * short / JACOBI_BLOCK * 4.0 * (3.0 * area + 2.0 * short * short)))
+            }
+            // A first product, two an iteration, and the projection.
+            Algorithm::Randomized if self == Self::Fast => {
+                (None, Some((2.0 + 2.0 * iterations) * 4.0 * area))
+            }
+            // Two products a pass, on the host with one reading.
+            Algorithm::Randomized => {
+                let readings = if svd.report.place == Place::Host { 1.0 } else { 2.0 };
+                (None, Some(readings * iterations * 4.0 * area))
+            }
+            Algorithm::Bidiagonal | Algorithm::Interval => (None, None),
+        };
+        Outcome {
+            values: svd.s.into_data().iter::<f64>().collect(),
+            operations: operations.map(|x: f64| x * copies),
+            bytes: bytes.map(|x: f64| x * copies),
+        }
     }
 }
 
@@ -129,6 +162,8 @@ fn product<B: SvdOps>(a: Tensor<B, 2>) -> Result<(), Error> {
 
 /// Power iterations of [`Kernel::Fast`], as many as torch makes.
 const ITERATIONS: usize = 2;
+/// Columns that are rotated together.
+const JACOBI_BLOCK: f64 = 16.0;
 
 /// What came out, and what it took where the way there tells.
 #[derive(Debug, Clone)]
@@ -148,26 +183,5 @@ impl Outcome {
 
     fn with(self, operations: f64) -> Self {
         Self { operations: Some(operations), ..self }
-    }
-
-    /// Of a decomposition of an `m x n` matrix, with what its report tells of the way there.
-    fn of<B: SvdOps>(svd: Svd<B>, m: usize, n: usize) -> Self {
-        let (short, area) = (m.min(n) as f64, (m * n) as f64);
-        let iterations = svd.report.iterations as f64;
-        let (operations, bytes) = match svd.report.algorithm {
-            // The Gram matrix; its tridiagonal form, whose one half reads what is left of it again for every
-            // column; the merges of its halves; the vectors back, and times the matrix.
-            Algorithm::Gram => (
-                Some(area * short + (4.0 / 3.0 + 4.0 / 3.0 + 2.0) * short.powi(3) + 2.0 * area * short),
-                Some(8.0 * (2.0 * area + short.powi(3) / 6.0)),
-            ),
-            // Two products a pass, on the host with one reading.
-            Algorithm::Randomized => {
-                let readings = if svd.report.place == Place::Host { 1.0 } else { 2.0 };
-                (None, Some(readings * iterations * 4.0 * area))
-            }
-            Algorithm::Jacobi | Algorithm::Bidiagonal | Algorithm::Interval => (None, None),
-        };
-        Self { values: svd.s.into_data().iter::<f64>().collect(), operations, bytes }
     }
 }

@@ -6,8 +6,8 @@
 use burn::tensor::Tensor;
 use serde::Serialize;
 
-use crate::host::{exponent, times_power_of_two};
-use crate::ops::{Engine, enter, entries, gram, primitive, product};
+use crate::host::times_power_of_two;
+use crate::ops::{Engine, enter, entries, gram, product};
 use crate::prepare::{Prepared, epsilon};
 use crate::rows::{identity, squares};
 use crate::svd::{host_spectrum, on_host};
@@ -60,18 +60,17 @@ fn norm<E: Engine>(a: Tensor<E, 2>) -> Result<NuclearNorm, Error> {
     }
     let a = Prepared::new(a)?;
     let tall = if m < n { a.a.clone().transpose() } else { a.a.clone() };
-    let (lower, upper) = bounds(&tall)?;
+    let (lower, upper) = bounds(&tall, a.size)?;
     Ok(NuclearNorm { lower: a.unscale(lower), upper: a.unscale(upper), algorithm: Algorithm::Interval })
 }
 
-/// Bounds of the nuclear norm of a finite `a [m, n]`, `m >= n > 0`.
-pub(crate) fn bounds<E: Engine>(a: &Tensor<E, 2>) -> Result<(f64, f64), Error> {
-    let exponent = exponent(E::largest(primitive(a.clone()))?);
-    if COMFORTABLE.contains(&exponent) {
+/// Bounds of the nuclear norm of a finite `a [m, n]`, `m >= n > 0`, whose largest entry is near `2^size`.
+pub(crate) fn bounds<E: Engine>(a: &Tensor<E, 2>, size: i32) -> Result<(f64, f64), Error> {
+    if COMFORTABLE.contains(&size) {
         return comfortable_bounds(a);
     }
-    let (lower, upper) = comfortable_bounds(&a.clone().mul_scalar(times_power_of_two(1.0, -exponent)))?;
-    Ok((times_power_of_two(lower, exponent), times_power_of_two(upper, exponent)))
+    let (lower, upper) = comfortable_bounds(&a.clone().mul_scalar(times_power_of_two(1.0, -size)))?;
+    Ok((times_power_of_two(lower, size), times_power_of_two(upper, size)))
 }
 
 /// Powers of two that the largest entry may be near for the eighth powers of singular values to be numbers of f32.

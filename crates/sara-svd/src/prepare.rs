@@ -17,6 +17,8 @@ const NORMAL: f64 = 1e-36;
 pub(crate) struct Prepared<E: Engine> {
     /// `[m, n]`
     pub(crate) a: Tensor<E, 2>,
+    /// Power of two that its largest entry is near.
+    pub(crate) size: i32,
     exponent: i32,
     dtype: DType,
 }
@@ -35,7 +37,7 @@ impl<E: Engine> Prepared<E> {
         }
         let exponent = exponent(largest);
         if exponent.abs() <= COMFORTABLE {
-            return Ok(Self { a, exponent: 0, dtype });
+            return Ok(Self { a, size: exponent, exponent: 0, dtype });
         }
         let a = if largest < NORMAL {
             times_on_host(a, -exponent)?
@@ -43,7 +45,7 @@ impl<E: Engine> Prepared<E> {
             a.mul_scalar(times_power_of_two(1.0, -exponent / 2))
                 .mul_scalar(times_power_of_two(1.0, -exponent + exponent / 2))
         };
-        Ok(Self { a, exponent, dtype })
+        Ok(Self { a, size: 0, exponent, dtype })
     }
 
     pub(crate) fn precision(&self) -> Precision {

@@ -165,7 +165,7 @@ fn by_interval<E: Engine>(
     let [m, n] = a.a.dims();
     let tall = if m < n { a.a.clone().transpose() } else { a.a.clone() };
     let limit = m.min(n);
-    let (lower, upper) = bounds(&tall)?;
+    let (lower, upper) = bounds(&tall, a.size)?;
     let (low, high) = (share * lower, share * upper);
     let mut k = ((share * limit as f64 * FIRST_GUESS) as usize + SPARE).min(limit);
     while let Some(top) = subspace(&tall, k, SEED)? {
