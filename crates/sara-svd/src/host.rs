@@ -13,6 +13,7 @@
 //! ```
 
 pub(crate) mod blocks;
+mod product;
 mod scaled;
 mod solve;
 pub(crate) mod symmetric;

@@ -1,8 +1,8 @@
-use faer::linalg::matmul::{matmul, triangular};
-use faer::{Accum, Mat, MatRef, get_global_parallelism};
+use faer::{Accum, Mat, MatRef};
 use rayon::prelude::*;
 
 use super::Scaled;
+use super::product::{lower_product, product};
 use super::tridiagonal::tridiagonal;
 use super::vectors::normalize;
 use crate::{Algorithm, Error};
@@ -119,17 +119,7 @@ impl Scaled {
         }
         let a = self.tall();
         let mut gram = Mat::zeros(a.ncols(), a.ncols());
-        triangular::matmul(
-            &mut gram,
-            triangular::BlockStructure::TriangularLower,
-            Accum::Replace,
-            a.transpose(),
-            triangular::BlockStructure::Rectangular,
-            a,
-            triangular::BlockStructure::Rectangular,
-            1.0,
-            get_global_parallelism(),
-        );
+        lower_product(gram.as_mut(), Accum::Replace, a.transpose(), a, 1.0);
         Some(gram)
     }
 
@@ -144,10 +134,12 @@ impl Scaled {
         let (ascending, vectors) = tridiagonal.eigen()?;
         let s = self.square_roots(ascending, k)?;
         let q = tridiagonal.leading(&vectors, k);
-        let mut p = self.tall() * &q;
-        for j in 0..p.ncols() {
-            normalize(p.col_as_slice_mut(j));
-        }
+        let a = self.tall();
+        let mut p = Mat::zeros(a.nrows(), k);
+        product(p.as_mut(), Accum::Replace, a, q.as_ref(), 1.0);
+        p.par_col_iter_mut().for_each(|column| {
+            if let Some(column) = column.try_as_col_major_mut() { normalize(column.as_slice_mut()); }
+        });
         let (first, last) = (s.first()?, s.last()?);
         let orthonormal = last * last > ORTHONORMAL_FROM * first * first;
         let p = if orthonormal { p } else { newton_schulz(&p) };
@@ -183,8 +175,10 @@ fn direct_svd(a: MatRef<'_, f64>) -> Option<Solution> {
 /// One Newton-Schulz step `p (3 - p^T p) / 2`, which squares the distance of `p` from orthonormal columns.
 fn newton_schulz(p: &Mat<f64>) -> Mat<f64> {
     let mut step = Mat::from_fn(p.ncols(), p.ncols(), |i, j| if i == j { 1.5 } else { 0.0 });
-    matmul(&mut step, Accum::Add, p.transpose(), p, -0.5, get_global_parallelism());
-    p * step
+    product(step.as_mut(), Accum::Add, p.transpose(), p.as_ref(), -0.5);
+    let mut better = Mat::zeros(p.nrows(), p.ncols());
+    product(better.as_mut(), Accum::Replace, p.as_ref(), step.as_ref(), 1.0);
+    better
 }
 
 /// Makes the first entry of largest modulus in each column of `u` positive.

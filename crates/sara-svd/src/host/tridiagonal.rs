@@ -9,25 +9,19 @@ use std::ops::Range;
 use faer::diag::{DiagMut, DiagRef};
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd;
-use faer::linalg::matmul::{matmul, triangular};
-use faer::{Accum, Mat, MatMut, Par, Spec, get_global_parallelism};
+use faer::{Accum, Mat, MatMut, Spec, get_global_parallelism};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::product::{lower_product, multiply, strips, width};
 use super::vectors::{add, add_and_dot_with, add_with, dot, dot_with};
 
 /// Columns that are reduced before the rest of the matrix is brought up to date.
 const PANEL: usize = 16;
 /// Reflectors that are applied together on the way back.
 const BLOCK: usize = 64;
-/// Columns that a task applies them to, at most.
-const COLUMNS: usize = 128;
-/// Columns of a matrix from which several tasks multiply it by a vector, and how many each takes of a large one, about.
-const SEVERAL: usize = 256;
-const STRIP: usize = 512;
-/// Columns from which the threads share the other sums of a step, and from which they share a product.
+/// Columns from which the threads share the other sums of a step.
 const SHARED_SUMS: usize = 384;
-const SHARED_PRODUCT: usize = 192;
 
 /// `a = q t q^T` with `t` tridiagonal and `q` a product of reflectors.
 pub(super) struct Tridiagonal {
@@ -130,22 +124,29 @@ fn join<A: Send, B: Send>(n: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce
 /// The symmetric matrix from row and column `start` on, by its lower triangle, times `v`.
 fn symmetric_times(a: &Mat<f64>, start: usize, v: &[f64]) -> Vec<f64> {
     let n = v.len();
-    // Strips of equal area, whatever the threads: few, so that each core finds its own again in its own cache.
-    let strips = if n < SEVERAL { 1 } else { (n / STRIP).next_power_of_two().clamp(2, 16) };
-    let bound = |i: usize| {
-        let left = 1.0 - i as f64 / strips as f64;
-        n - (left.sqrt() * n as f64) as usize
-    };
-    let strip = |i: usize| {
+    let strips = strips(n);
+    // One after the other back and forth: what was read last is what a core still has.
+    let backward = start % 2 == 1;
+    let strip = |columns: &Range<usize>| {
         let mut y = vec![0.0; n];
-        let columns = bound(i)..bound(i + 1);
-        pulp::Arch::new().dispatch(Strip { a, start, columns, v, y: &mut y });
+        let columns = columns.clone();
+        pulp::Arch::new().dispatch(Strip { a, start, columns, backward, v, y: &mut y });
         y
     };
-    if strips == 1 {
-        return strip(0);
-    }
-    let parts: Vec<Vec<f64>> = (0..strips).into_par_iter().map(strip).collect();
+    let some = |strips: &[Range<usize>]| -> Vec<Vec<f64>> {
+        if backward {
+            let last_first: Vec<_> = strips.iter().rev().map(strip).collect();
+            last_first.into_iter().rev().collect()
+        } else {
+            strips.iter().map(strip).collect()
+        }
+    };
+    let share = strips.len().div_ceil(rayon::current_num_threads());
+    let parts: Vec<Vec<f64>> = if share == strips.len() {
+        some(&strips)
+    } else {
+        strips.par_chunks(share).flat_map_iter(some).collect()
+    };
     let mut parts = parts.into_iter();
     let mut sum = parts.next().unwrap_or_default();
     for part in parts {
@@ -160,6 +161,8 @@ struct Strip<'a> {
     /// First row and column of the matrix in `a`.
     start: usize,
     columns: Range<usize>,
+    /// From the last column to the first.
+    backward: bool,
     v: &'a [f64],
     y: &'a mut [f64],
 }
@@ -168,35 +171,61 @@ impl WithSimd for Strip<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { a, start, columns, v, y } = self;
-        let end = start + v.len();
-        let column = |j: usize| &a.col_as_slice(start + j)[start + j..end];
-        let mut j = columns.start;
-        while j + 4 <= columns.end {
-            // The triangle at the top, entry by entry.
-            for q in 0..4 {
-                let c = column(j + q);
-                y[j + q] += c[0] * v[j + q];
-                for p in q + 1..4 {
-                    y[j + p] += c[p - q] * v[j + q];
-                    y[j + q] += c[p - q] * v[j + p];
-                }
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let Range { start, end } = self.columns;
+        let fours = start..start + (end - start) / 4 * 4;
+        if self.backward {
+            for j in (fours.end..end).rev() {
+                self.column(simd, j);
             }
-            let four = [&column(j)[4..], &column(j + 1)[3..], &column(j + 2)[2..], &column(j + 3)[1..]];
-            let (head, tail) = y.split_at_mut(j + 4);
-            let factors = [v[j], v[j + 1], v[j + 2], v[j + 3]];
-            let dots = add_and_dot_with(simd, four, factors, &v[j + 4..], tail);
-            for (y, dot) in head[j..].iter_mut().zip(dots) {
-                *y += dot;
+            for j in fours.step_by(4).rev() {
+                self.four_columns(simd, j);
             }
-            j += 4;
+        } else {
+            for j in fours.clone().step_by(4) {
+                self.four_columns(simd, j);
+            }
+            for j in fours.end..end {
+                self.column(simd, j);
+            }
         }
-        for j in j..columns.end {
-            let c = column(j);
-            let (head, tail) = y.split_at_mut(j + 1);
-            add_with(simd, tail, &[(v[j], &c[1..])]);
-            head[j] += c[0] * v[j] + dot_with(simd, &c[1..], &v[j + 1..]);
+    }
+}
+
+impl<'a> Strip<'a> {
+    /// Column `j` from the diagonal on.
+    #[inline(always)]
+    fn lower(&self, j: usize) -> &'a [f64] {
+        &self.a.col_as_slice(self.start + j)[self.start + j..self.start + self.v.len()]
+    }
+
+    #[inline(always)]
+    fn column<S: Simd>(&mut self, simd: S, j: usize) {
+        let (c, v) = (self.lower(j), self.v);
+        let (head, tail) = self.y.split_at_mut(j + 1);
+        add_with(simd, tail, &[(v[j], &c[1..])]);
+        head[j] += c[0] * v[j] + dot_with(simd, &c[1..], &v[j + 1..]);
+    }
+
+    /// Columns from `j` on.
+    #[inline(always)]
+    fn four_columns<S: Simd>(&mut self, simd: S, j: usize) {
+        let (columns, v) = ([0, 1, 2, 3].map(|q| self.lower(j + q)), self.v);
+        // The triangle at the top, entry by entry.
+        for (q, c) in columns.iter().enumerate() {
+            self.y[j + q] += c[0] * v[j + q];
+            for p in q + 1..4 {
+                self.y[j + p] += c[p - q] * v[j + q];
+                self.y[j + q] += c[p - q] * v[j + p];
+            }
+        }
+        let [c0, c1, c2, c3] = columns;
+        let (head, tail) = self.y.split_at_mut(j + 4);
+        let factors = [v[j], v[j + 1], v[j + 2], v[j + 3]];
+        let dots =
+            add_and_dot_with(simd, [&c0[4..], &c1[3..], &c2[2..], &c3[1..]], factors, &v[j + 4..], tail);
+        for (y, dot) in head[j..].iter_mut().zip(dots) {
+            *y += dot;
         }
     }
 }
@@ -209,21 +238,13 @@ fn update(a: &mut Mat<f64>, w: &Mat<f64>, start: usize, end: usize) {
         Mat::from_fn(n - end, 2 * width, |i, j| if j < width { v(i, j) } else { w[(end + i, j - width)] });
     let right =
         Mat::from_fn(n - end, 2 * width, |i, j| if j < width { w[(end + i, j)] } else { v(i, j - width) });
-    triangular::matmul(
+    lower_product(
         a.as_mut().submatrix_mut(end, end, n - end, n - end),
-        triangular::BlockStructure::TriangularLower,
         Accum::Add,
-        &left,
-        triangular::BlockStructure::Rectangular,
+        left.as_ref(),
         right.transpose(),
-        triangular::BlockStructure::Rectangular,
         -1.0,
-        parallelism(n - end),
     );
-}
-
-fn parallelism(n: usize) -> Par {
-    if n > SHARED_PRODUCT { get_global_parallelism() } else { Par::Seq }
 }
 
 impl Tridiagonal {
@@ -264,13 +285,13 @@ impl Tridiagonal {
     fn apply(&self, z: MatMut<'_, f64>) {
         let starts: Vec<usize> = (0..self.taus.len()).step_by(BLOCK).collect();
         let blocks: Vec<Block> = starts.into_par_iter().map(|start| self.block(start)).collect();
-        let chunks = z.ncols().div_ceil(COLUMNS).max(1);
-        z.par_col_partition_mut(chunks).for_each(|mut z| {
+        let width = width(z.ncols());
+        z.par_col_chunks_mut(width).for_each(|mut z| {
             for Block { first, v, vt } in blocks.iter().rev() {
-                let mut part = z.as_mut().subrows_mut(*first, v.nrows());
+                let part = z.as_mut().subrows_mut(*first, v.nrows());
                 let mut overlaps = Mat::zeros(v.ncols(), part.ncols());
-                matmul(&mut overlaps, Accum::Replace, v.transpose(), &part, 1.0, Par::Seq);
-                matmul(&mut part, Accum::Add, vt, &overlaps, -1.0, Par::Seq);
+                multiply(overlaps.as_mut(), Accum::Replace, v.transpose(), part.as_ref(), 1.0);
+                multiply(part, Accum::Add, vt.as_ref(), overlaps.as_ref(), -1.0);
             }
         });
     }

@@ -1,0 +1,121 @@
+//! Products of matrices of f64, in blocks that the threads share.
+//!
+//! On processors with AVX-512 gemm's kernel reaches 165 GFLOP/s where faer's own reaches 115.
+
+use std::ops::{Range, RangeInclusive};
+
+use faer::{Accum, MatMut, MatRef};
+use rayon::prelude::*;
+
+/// Columns of a block, at least and at most.
+const WIDTHS: RangeInclusive<usize> = 64..=512;
+/// Rows from which a block has half of them.
+const TALL: usize = 512;
+/// Columns of a triangle from which several tasks share it, and how many each takes of a large one, about.
+const SEVERAL: usize = 256;
+const STRIP: usize = 512;
+/// Columns of a strip that are multiplied together, with all rows from the first one's diagonal on.
+const STEP: usize = 256;
+
+/// `factor lhs rhs`, in the place of `out` or added to it.
+pub(super) fn product(
+    out: MatMut<'_, f64>,
+    accum: Accum,
+    lhs: MatRef<'_, f64>,
+    rhs: MatRef<'_, f64>,
+    factor: f64,
+) {
+    let (rows, width) = (out.nrows(), width(out.ncols()));
+    let columns = out.par_col_chunks_mut(width).zip(rhs.par_col_chunks(width));
+    columns.for_each(|(out, rhs)| {
+        if rows < TALL {
+            return multiply(out, accum, lhs, rhs, factor);
+        }
+        let ((above, below), (first, last)) = (out.split_at_row_mut(rows / 2), lhs.split_at_row(rows / 2));
+        rayon::join(
+            || multiply(above, accum, first, rhs, factor),
+            || multiply(below, accum, last, rhs, factor),
+        );
+    });
+}
+
+/// Columns of a block of a matrix with `n` of them: about a quarter, few for a small one and many for gemm to use what it
+/// packs.
+pub(super) fn width(n: usize) -> usize {
+    (n / 4).clamp(*WIDTHS.start(), *WIDTHS.end())
+}
+
+/// [`product`] for the lower triangle of a square `out`; what stands above the diagonal is undefined then.
+pub(super) fn lower_product(
+    out: MatMut<'_, f64>,
+    accum: Accum,
+    lhs: MatRef<'_, f64>,
+    rhs: MatRef<'_, f64>,
+    factor: f64,
+) {
+    let mut parts = Vec::new();
+    let mut rest = (out, rhs);
+    for strip in strips(lhs.nrows()) {
+        let (out, rhs) = rest;
+        let (part, out) = out.split_at_col_mut(strip.len());
+        let (factors, rhs) = rhs.split_at_col(strip.len());
+        parts.push((strip.start, part, factors));
+        rest = (out, rhs);
+    }
+    parts.into_par_iter().for_each(|(start, mut out, rhs)| {
+        for column in (0..out.ncols()).step_by(STEP) {
+            let (width, row) = (STEP.min(out.ncols() - column), start + column);
+            let (_, out) = out.as_mut().subcols_mut(column, width).split_at_row_mut(row);
+            multiply(out, accum, lhs.split_at_row(row).1, rhs.subcols(column, width), factor);
+        }
+    });
+}
+
+/// Columns of strips of a lower triangle of `n` rows, all of about the same area: as few as threads can share, so that
+/// each core finds its own again in its own cache, and as many whatever the threads.
+pub(super) fn strips(n: usize) -> Vec<Range<usize>> {
+    let count = if n < SEVERAL { 1 } else { (n / STRIP).next_power_of_two().clamp(2, 16) };
+    let bound = |i: usize| {
+        let left = 1.0 - i as f64 / count as f64;
+        n - (left.sqrt() * n as f64) as usize
+    };
+    (0..count).map(|i| bound(i)..bound(i + 1)).collect()
+}
+
+/// [`product`] on one thread.
+pub(super) fn multiply(
+    out: MatMut<'_, f64>,
+    accum: Accum,
+    lhs: MatRef<'_, f64>,
+    rhs: MatRef<'_, f64>,
+    factor: f64,
+) {
+    assert_eq!((out.nrows(), out.ncols()), (lhs.nrows(), rhs.ncols()), "the product fills its destination");
+    assert_eq!(lhs.ncols(), rhs.nrows(), "a row of the right matrix for each column of the left one");
+    #[expect(unsafe_code, reason = "gemm takes pointers")]
+    // SAFETY: the pointers and strides are those of matrices with these numbers of rows and columns, of which the
+    // destination is borrowed mutably and so none of the others.
+    unsafe {
+        gemm::gemm(
+            out.nrows(),
+            out.ncols(),
+            lhs.ncols(),
+            out.as_ptr_mut(),
+            out.col_stride(),
+            out.row_stride(),
+            matches!(accum, Accum::Add),
+            lhs.as_ptr(),
+            lhs.col_stride(),
+            lhs.row_stride(),
+            rhs.as_ptr(),
+            rhs.col_stride(),
+            rhs.row_stride(),
+            1.0,
+            factor,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
