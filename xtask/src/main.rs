@@ -109,7 +109,8 @@ fn bench(root: &Path, args: &[String]) -> Result<()> {
     let features: Vec<&str> = ["wgpu", "cuda"].into_iter().filter(|device| named(device)).collect();
     let run_bench =
         ["run", "--release", "--locked", "-p", "sara-bench", "--features", &features.join(","), "--"];
-    if !run(cargo(root, run_bench).args(args))? {
+    // It keeps its memory, as the command `sara` does.
+    if !run(cargo(root, run_bench).args(args).env("MIMALLOC_PURGE_DELAY", "-1"))? {
         bail!("the bench failed");
     }
     Ok(())

@@ -33,8 +33,8 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Engine for
         reduce::largest(a)
     }
 
-    fn squared_norm(a: FloatTensor<Self>) -> Result<f64, Error> {
-        reduce::squared_norm(a)
+    fn norms(a: FloatTensor<Self>) -> Result<(f64, f64), Error> {
+        Ok((reduce::largest(a.clone())?, reduce::squared_norm(a)?))
     }
 
     fn product(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {

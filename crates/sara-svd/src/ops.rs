@@ -63,12 +63,13 @@ pub trait Engine: Backend {
         largest::<Self>(a)
     }
 
-    /// Sum of the squares of the entries of `a`, of any shape.
+    /// Largest modulus of the entries of `a`, as [`Engine::largest`] gives it, and the sum of their squares.
     ///
     /// # Errors
     /// [`Error::Read`].
-    fn squared_norm(a: FloatTensor<Self>) -> Result<f64, Error> {
-        Ok(blocks::squared_norm(&read::<Self>(a)?))
+    fn norms(a: FloatTensor<Self>) -> Result<(f64, f64), Error> {
+        let squares = blocks::squared_norm(&read::<Self>(a.clone())?);
+        Ok((Self::largest(a)?, squares))
     }
 
     /// The product `a b` of two matrices or stacks of matrices, rounded as their element type and no coarser.

@@ -26,12 +26,24 @@ pub(crate) struct Prepared<E: Engine> {
 impl<E: Engine> Prepared<E> {
     pub(crate) fn new(a: Tensor<E, 2>) -> Result<Self, Error> {
         let dtype = a.dtype();
-        let a = match dtype {
-            DType::F32 | DType::F64 => a,
-            DType::Flex32 | DType::F16 | DType::BF16 => a.cast(DType::F32),
-            other => return Err(Error::Dtype { dtype: other.name() }),
-        };
+        let a = calculable(a)?;
         let largest = E::largest(primitive(a.clone()))?;
+        Self::scaled(a, largest, dtype)
+    }
+
+    /// With the sum of the squares of the scaled entries.
+    pub(crate) fn with_squares(a: Tensor<E, 2>) -> Result<(Self, f64), Error> {
+        let dtype = a.dtype();
+        let a = calculable(a)?;
+        let (largest, mut squares) = E::norms(primitive(a.clone()))?;
+        let scaled = Self::scaled(a, largest, dtype)?;
+        if scaled.exponent != 0 {
+            (_, squares) = E::norms(primitive(scaled.a.clone()))?;
+        }
+        Ok((scaled, squares))
+    }
+
+    fn scaled(a: Tensor<E, 2>, largest: f64, dtype: DType) -> Result<Self, Error> {
         if !largest.is_finite() {
             return Err(non_finite(a));
         }
@@ -88,6 +100,15 @@ impl<E: Engine> Prepared<E> {
     /// Vectors in the element type of the matrix.
     pub(crate) fn restore(&self, vectors: Tensor<E, 2>) -> Tensor<E, 2> {
         vectors.cast(self.dtype)
+    }
+}
+
+/// The same numbers in a type that the engine computes in.
+fn calculable<E: Engine>(a: Tensor<E, 2>) -> Result<Tensor<E, 2>, Error> {
+    match a.dtype() {
+        DType::F32 | DType::F64 => Ok(a),
+        DType::Flex32 | DType::F16 | DType::BF16 => Ok(a.cast(DType::F32)),
+        other => Err(Error::Dtype { dtype: other.name() }),
     }
 }
 

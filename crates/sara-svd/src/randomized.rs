@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::ops::{Engine, enter, entries, primitive, product, tensor};
+use crate::ops::{Engine, enter, entries, product, tensor};
 use crate::orthonormalize::{near_orthonormal, orthonormalize};
 use crate::prepare::{Prepared, epsilon};
 use crate::rows::fix_signs;
@@ -59,16 +59,17 @@ fn leading<E: Engine>(a: Tensor<E, 2>, k: usize, accuracy: Accuracy, seed: u32) 
         // The device has no such numbers.
         return leading_part(a, k, Method::Auto);
     }
-    let prepared = Prepared::new(a.clone())?;
+    let (prepared, squares) = Prepared::with_squares(a.clone())?;
     let wide = m < n;
     let tall = if wide { prepared.a.clone().transpose() } else { prepared.a.clone() };
     let top = match accuracy {
         Accuracy::Fast { iterations } => Some(fast(&tall, k, iterations, seed)?),
         Accuracy::Full => subspace(&tall, k, seed)?,
     };
-    let Some(Top { u, s, v, passes, error_bound, .. }) = top else {
+    let Some(Top { u, s, v, values, passes, error_bound, .. }) = top else {
         return leading_part(a, k, Method::Auto);
     };
+    let error_bound = energy_bound(&tall, squares, &values).min(error_bound);
     let (u, v) = if wide { fix_signs(v, u) } else { fix_signs(u, v) };
     let s = prepared.unscale_values(s)?;
     let report = Report {
@@ -96,17 +97,16 @@ fn fast<E: Engine>(a: &Tensor<E, 2>, k: usize, iterations: usize, seed: u32) -> 
     let core = leading_part_of_flat(product(q.clone(), a.clone()), k)?;
     let u = product(core.u, q);
     let values = entries(core.s.clone())?;
-    let error_bound = energy_bound(a, &values)?;
-    let errors = vec![error_bound; k];
-    Ok(Top { u, s: core.s, v: core.v, values, errors, passes: iterations, error_bound })
+    let errors = vec![f64::INFINITY; k];
+    Ok(Top { u, s: core.s, v: core.v, values, errors, passes: iterations, error_bound: f64::INFINITY })
 }
 
-/// Bound of the errors of the values `s` of a projection of `a`, from the squares that it leaves out.
-pub(crate) fn energy_bound<E: Engine>(a: &Tensor<E, 2>, s: &[f64]) -> Result<f64, Error> {
-    let all = E::squared_norm(primitive(a.clone()))?;
+/// Bound of the errors of the values `s` of a projection of `a`, whose squares have the sum `all`, from the squares that
+/// it leaves out.
+fn energy_bound<E: Engine>(a: &Tensor<E, 2>, all: f64, s: &[f64]) -> f64 {
     let rounding = a.dims()[0] as f64 * epsilon(a);
     let rest = (all * (1.0 + rounding) - s.iter().map(|x| x * x).sum::<f64>()).max(0.0);
     // Of the values, the smallest may be off the most.
     let last = s[s.len() - 1];
-    Ok((last * last + rest).sqrt() - last + rounding * s[0])
+    (last * last + rest).sqrt() - last + rounding * s[0]
 }

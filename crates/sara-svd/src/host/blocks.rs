@@ -1,4 +1,8 @@
 //! The building blocks of [`crate::Engine`] on slices, in f64: what every kernel must compute.
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined into a dispatch does not use vector registers"
+)]
 
 use rayon::prelude::*;
 
@@ -9,30 +13,50 @@ const INNER_SWEEPS: usize = 2;
 ///
 /// Compares bits as integers: they sort as the moduli do, with the infinite and then NaN above all numbers.
 pub(crate) fn largest(values: &[f32]) -> f32 {
-    let modulus = |chunk: &[f32]| wide(|| chunk.iter().map(|x| x.to_bits() & !SIGN).max().unwrap_or(0));
-    f32::from_bits(values.par_chunks(1 << 16).map(modulus).max().unwrap_or(0))
+    f32::from_bits(values.par_chunks(PIECE).map(|piece| wide(|| largest_bits(piece))).max().unwrap_or(0))
+}
+
+#[inline(always)]
+fn largest_bits(values: &[f32]) -> u32 {
+    values.iter().map(|x| x.to_bits() & !SIGN).max().unwrap_or(0)
 }
 
 const SIGN: u32 = 1 << 31;
 
 /// Sum of squares, in pieces whose bounds do not depend on the threads.
 pub(crate) fn squared_norm<T: Copy + Sync + Into<f64>>(values: &[T]) -> f64 {
-    let lanes = |chunk: &[T]| {
-        let (parts, rest) = chunk.as_chunks::<LANES>();
-        let mut sums = [0.0_f64; LANES];
-        for part in parts {
-            for (sum, &x) in sums.iter_mut().zip(part) {
-                let x: f64 = x.into();
-                *sum += x * x;
-            }
-        }
-        let rest = rest.iter().map(|&x| x.into()).map(|x: f64| x * x);
-        sums.into_iter().chain(rest).sum::<f64>()
-    };
-    let pieces: Vec<f64> = values.par_chunks(1 << 16).map(|chunk| wide(|| lanes(chunk))).collect();
+    let pieces: Vec<f64> = values.par_chunks(PIECE).map(|piece| wide(|| squares(piece))).collect();
     pieces.iter().sum()
 }
 
+#[inline(always)]
+fn squares<T: Copy + Into<f64>>(values: &[T]) -> f64 {
+    let (parts, rest) = values.as_chunks::<LANES>();
+    let mut sums = [0.0_f64; LANES];
+    for part in parts {
+        for (sum, &x) in sums.iter_mut().zip(part) {
+            let x: f64 = x.into();
+            *sum += x * x;
+        }
+    }
+    let rest = rest.iter().map(|&x| x.into()).map(|x: f64| x * x);
+    sums.into_iter().chain(rest).sum::<f64>()
+}
+
+/// [`largest`] and [`squared_norm`], with every piece read from memory once.
+pub(crate) fn norms(values: &[f32]) -> (f32, f64) {
+    let piece = |piece: &[f32]| {
+        let near = |part: &[f32]| wide(|| (largest_bits(part), squares(part)));
+        piece.chunks(NEAR).map(near).fold((0, 0.0), |(x, sum), (y, squares)| (x.max(y), sum + squares))
+    };
+    let pieces: Vec<(u32, f64)> = values.par_chunks(PIECE).map(piece).collect();
+    let largest = pieces.iter().map(|piece| piece.0).max().unwrap_or(0);
+    (f32::from_bits(largest), pieces.iter().map(|piece| piece.1).sum())
+}
+
+/// Numbers that a task takes, and those of them that stay in the nearest cache.
+const PIECE: usize = 1 << 16;
+const NEAR: usize = 1 << 12;
 const LANES: usize = 16;
 
 /// Compiled for the widest registers that the processor has.

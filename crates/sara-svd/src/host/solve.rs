@@ -138,7 +138,9 @@ impl Scaled {
         let mut p = Mat::zeros(a.nrows(), k);
         product(p.as_mut(), Accum::Replace, a, q.as_ref(), 1.0);
         p.par_col_iter_mut().for_each(|column| {
-            if let Some(column) = column.try_as_col_major_mut() { normalize(column.as_slice_mut()); }
+            if let Some(column) = column.try_as_col_major_mut() {
+                normalize(column.as_slice_mut());
+            }
         });
         let (first, last) = (s.first()?, s.last()?);
         let orthonormal = last * last > ORTHONORMAL_FROM * first * first;

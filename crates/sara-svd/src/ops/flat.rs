@@ -51,8 +51,10 @@ pub(super) fn times_transposed(x: Rows<'_>, a: Rows<'_>) -> Vec<f32> {
 /// `x a`, row by row.
 pub(super) fn times(x: Rows<'_>, a: Rows<'_>) -> Vec<f32> {
     assert_eq!(x.columns, a.height, "a row of the matrix for each column");
-    let pieces = side_by_side(a.columns, PIECES * rayon::current_num_threads(), LINE, |columns| {
-        pulp::Arch::new().dispatch(Back { x, a, columns })
+    let mut factors = Factors::default();
+    factors.take(x, 0..x.columns);
+    let pieces = side_by_side(a.columns, PIECES * rayon::current_num_threads(), CHUNK, |columns| {
+        pulp::Arch::new().dispatch(Back { height: x.height, factors: &factors, a, columns })
     });
     joined(x.height, &pieces)
 }
@@ -79,8 +81,6 @@ const SUMMED: usize = 256;
 const MOST_SUMMED: usize = 8;
 /// Entries of the sums that one thread adds up.
 const ADDED: usize = 1 << 14;
-/// Entries of a cache line.
-const LINE: usize = 16;
 
 /// Works on `0..n` in about `count` pieces of a multiple of `unit`.
 fn side_by_side<T: Send>(
@@ -139,7 +139,8 @@ impl WithSimd for There<'_> {
 }
 
 struct Back<'a> {
-    x: Rows<'a>,
+    height: usize,
+    factors: &'a Factors,
     a: Rows<'a>,
     columns: Range<usize>,
 }
@@ -150,9 +151,9 @@ impl WithSimd for Back<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
-        let Self { x, a, columns } = self;
-        let mut back = Sums::new(x.height, columns);
-        back.add(simd, x, 0, a, 0..a.height);
+        let Self { height, factors, a, columns } = self;
+        let mut back = Sums::new(height, columns);
+        back.add(simd, factors, a, 0..a.height);
         back.into_rows()
     }
 }
@@ -173,15 +174,16 @@ impl WithSimd for ThereAndBack<'_> {
         let length = rows.len();
         let mut there = vec![0.0; x.height * length];
         let mut back = Sums::new(x.height, 0..a.columns);
-        let mut dots = Dots::new(simd, x);
+        let (mut dots, mut factors) = (Dots::new(simd, x), Factors::default());
         for first in rows.clone().step_by(KEPT) {
             let panel = first..rows.end.min(first + KEPT);
             for part in panel.clone().step_by(PANEL) {
                 let part = part..panel.end.min(part + PANEL);
                 dots.of(simd, x, a, part.clone(), &mut there[part.start - rows.start..], length);
             }
-            let factors = Rows { values: &there, height: x.height, columns: length, stride: length };
-            back.add(simd, factors, first - rows.start, a, panel);
+            let found = Rows { values: &there, height: x.height, columns: length, stride: length };
+            factors.take(found, panel.start - rows.start..panel.end - rows.start);
+            back.add(simd, &factors, a, panel);
         }
         (there, back)
     }
@@ -356,6 +358,28 @@ fn fetch(ahead: &[f32], at: usize) {
 /// Rows of the large matrix that one tile of sums takes; their factors are in registers.
 const SUM_ROWS: usize = 6;
 
+/// What rows of the large matrix are multiplied by, in the order of the tiles.
+#[derive(Default)]
+struct Factors {
+    /// Filled up with zeros: `[rows / SUM_ROWS, padded height]`, for so many rows each.
+    values: Vec<[f32; SUM_ROWS]>,
+}
+
+impl Factors {
+    /// Those in some columns of `x [few, rows]`, in the place of those before.
+    fn take(&mut self, x: Rows<'_>, columns: Range<usize>) {
+        let height = padded(x.height);
+        self.values.clear();
+        self.values.resize(columns.len().div_ceil(SUM_ROWS) * height, [0.0; SUM_ROWS]);
+        for (tile, start) in self.values.chunks_exact_mut(height).zip(columns.clone().step_by(SUM_ROWS)) {
+            let columns = start..columns.end.min(start + SUM_ROWS);
+            for (i, factors) in tile.iter_mut().enumerate().take(x.height) {
+                factors.iter_mut().zip(x.row(i, &columns)).for_each(|(factor, &x)| *factor = x);
+            }
+        }
+    }
+}
+
 /// Sums of multiples of rows of the large matrix, one for each of the few.
 struct Sums {
     /// In chunks of columns: `[chunks, padded height, CHUNK]`
@@ -378,13 +402,13 @@ impl Sums {
         }
     }
 
-    /// Adds `rows` of `a`, times the factors in the columns of `x` from `at` on.
+    /// Adds `rows` of `a`, times their factors.
     #[inline(always)]
-    fn add<S: Simd>(&mut self, simd: S, x: Rows<'_>, at: usize, a: Rows<'_>, rows: Range<usize>) {
+    fn add<S: Simd>(&mut self, simd: S, factors: &Factors, a: Rows<'_>, rows: Range<usize>) {
         if S::REGISTER_COUNT >= LARGE_FILE {
-            self.by_tiles::<S, 4>(simd, x, at, a, rows);
+            self.by_tiles::<S, 4>(simd, factors, a, rows);
         } else {
-            self.by_tiles::<S, 2>(simd, x, at, a, rows);
+            self.by_tiles::<S, 2>(simd, factors, a, rows);
         }
     }
 
@@ -392,8 +416,7 @@ impl Sums {
     fn by_tiles<S: Simd, const N: usize>(
         &mut self,
         simd: S,
-        x: Rows<'_>,
-        at: usize,
+        factors: &Factors,
         a: Rows<'_>,
         rows: Range<usize>,
     ) {
@@ -402,21 +425,16 @@ impl Sums {
             self.columns.clone().step_by(CHUNK).zip(self.values.chunks_exact_mut(height * CHUNK))
         {
             let columns = start..self.columns.end.min(start + CHUNK);
-            for r in rows.clone().step_by(SUM_ROWS) {
+            for (r, factors) in rows.clone().step_by(SUM_ROWS).zip(factors.values.chunks_exact(height)) {
                 let tall = SUM_ROWS.min(rows.end - r);
                 // Past the end the last row is added once more, zero times.
                 let row = |q: usize| a.row(r + q.min(tall - 1), &columns);
                 let right: [&[f32]; SUM_ROWS] = full(std::array::from_fn(row), &mut self.edge);
-                for (tile, sums) in sums.chunks_exact_mut(N * CHUNK).enumerate() {
-                    let mut factors = [[0.0; SUM_ROWS]; N];
-                    for (p, factors) in factors.iter_mut().enumerate().take(x.height.saturating_sub(tile * N))
-                    {
-                        let first = at + r - rows.start;
-                        factors[..tall].copy_from_slice(x.row(tile * N + p, &(first..first + tall)));
-                    }
+                let tiles = sums.chunks_exact_mut(N * CHUNK).zip(factors.as_chunks::<N>().0);
+                for (tile, (sums, factors)) in tiles.enumerate() {
                     let next = r + SUM_ROWS..rows.end.min(r + 2 * SUM_ROWS);
                     let ahead = a.ahead(next, &columns, tile, height / N);
-                    sum_tile::<S, N>(simd, &factors, right, ahead, sums);
+                    sum_tile::<S, N>(simd, factors, right, ahead, sums);
                 }
             }
         }

@@ -35,11 +35,13 @@ impl Engine for Flex {
         }
     }
 
-    fn squared_norm(a: FlexTensor) -> Result<f64, Error> {
-        match values(&a) {
-            Some(values) => Ok(blocks::squared_norm(values)),
-            None => Ok(blocks::squared_norm(&read::<Self>(a)?)),
+    fn norms(a: FlexTensor) -> Result<(f64, f64), Error> {
+        if let Some(values) = values(&a) {
+            let (largest, squares) = blocks::norms(values);
+            return Ok((f64::from(largest), squares));
         }
+        let squares = blocks::squared_norm(&read::<Self>(a.clone())?);
+        Ok((super::largest::<Self>(a)?, squares))
     }
 
     fn product(a: FlexTensor, b: FlexTensor) -> FlexTensor {

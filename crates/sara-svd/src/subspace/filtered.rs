@@ -34,7 +34,7 @@ pub(super) fn filtered<E: Engine>(
         let images = product(v.clone(), at.clone());
         let ritz = Ritz::new(a, v, images, l)?;
         if ritz.missing(a, k) <= 1.0 {
-            return Ok(Some(ritz.top(a, k, pass)?));
+            return Ok(Some(ritz.top(a, k, pass)));
         }
         let hv = ritz.back * ritz.s.unsqueeze_dim::<2>(1);
         v = orthonormalize(filter(a, ritz.v, hv, ritz.values[0], ritz.values[l - 1]))?;

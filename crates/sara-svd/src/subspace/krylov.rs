@@ -56,7 +56,7 @@ pub(super) fn krylov<E: Engine>(
         let dimensions = basis.dims()[0];
         if dimensions == n {
             let ritz = Ritz::new(a, basis, Tensor::cat(images, 0), l)?;
-            return (ritz.missing(a, k) <= 1.0).then(|| ritz.top(a, k, passes)).transpose();
+            return Ok((ritz.missing(a, k) <= 1.0).then(|| ritz.top(a, k, passes)));
         }
         let rows = next.dims()[0].min(n - dimensions);
         new = orthonormal_to(&basis, next.clone().slice([0..rows, 0..n]))?;
@@ -75,7 +75,7 @@ pub(super) fn krylov<E: Engine>(
                     let ritz = Ritz::new(a, basis, images, l)?;
                     missing = ritz.missing(a, k);
                     if missing <= 1.0 {
-                        return ritz.top(a, k, passes).map(Some);
+                        return Ok(Some(ritz.top(a, k, passes)));
                     }
                 }
                 // A look that is wrong does not say what may be forgotten.
