@@ -54,22 +54,30 @@ struct Ritz<E: Engine> {
     s: Tensor<E, 1>,
     /// `[l, n]`
     v: Tensor<E, 2>,
-    /// `a^T u`, `[l, n]`
+    /// `a^T u` of the first of them.
     back: Tensor<E, 2>,
     /// `s` on the host.
     values: Vec<f64>,
-    /// Norms of `a^T u - s v`; `a v - s u` is zero.
+    /// Norms of `a^T u - s v`, for as many; `a v - s u` is zero.
     residuals: Vec<f64>,
 }
 
 impl<E: Engine> Ritz<E> {
-    /// The first `l` in the space of the orthonormal rows `basis`, whose products with `a^T` are `images`.
-    fn new(a: &Tensor<E, 2>, basis: Tensor<E, 2>, images: Tensor<E, 2>, l: usize) -> Result<Self, Error> {
+    /// The first `l` in the space of the orthonormal rows `basis`, whose products with `a^T` are `images`, the first
+    /// `checked` of them with residuals.
+    fn new(
+        a: &Tensor<E, 2>,
+        basis: Tensor<E, 2>,
+        images: Tensor<E, 2>,
+        l: usize,
+        checked: usize,
+    ) -> Result<Self, Error> {
         let core = leading_part_of_flat(images, l)?;
         let (u, s) = (core.v, core.s);
         let v = product(core.u, basis);
-        let back = product(u.clone(), a.clone());
-        let residual = back.clone() - v.clone() * s.clone().unsqueeze_dim::<2>(1);
+        let first = |x: &Tensor<E, 2>| x.clone().narrow(0, 0, checked);
+        let back = product(first(&u), a.clone());
+        let residual = back.clone() - first(&v) * s.clone().narrow(0, 0, checked).unsqueeze_dim::<2>(1);
         let mut values = entries(Tensor::cat(vec![s.clone(), row_norms(&residual)], 0))?;
         let residuals = values.split_off(l);
         Ok(Self { u, s, v, back, values, residuals })
@@ -121,10 +129,10 @@ fn missing(values: &[f64], residuals: &[f64], noise: f64, k: usize) -> f64 {
 /// How much the first `k` values are too small.
 ///
 /// With the residual `r` of a value `t`, and nothing but smaller values than the last one, `end`, outside of these
-/// vectors, the eigenvalue `t^2` is too small by at most `(t r)^2 / (t^2 - end^2)`.
+/// vectors, the eigenvalue `t^2` is too small by at most `d = (t r)^2 / (t^2 - end^2)`, and `t` by at most `d / 2 t`.
 fn errors(values: &[f64], residuals: &[f64], k: usize) -> Vec<f64> {
     let end = values[values.len() - 1];
-    let error = |(&t, &r): (&f64, &f64)| if t > end { (t * r * r / (t * t - end * end)).min(r) } else { r };
+    let error = |(&t, &r): (&f64, &f64)| if t > end { (t * r * r / (2.0 * (t * t - end * end))).min(r) } else { r };
     values.iter().zip(residuals).take(k).map(error).collect()
 }
 

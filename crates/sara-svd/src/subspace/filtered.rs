@@ -32,7 +32,7 @@ pub(super) fn filtered<E: Engine>(
     let mut v = orthonormalize(product(start, a.clone()))?; // [l, n]
     for pass in 1..=PASS_LIMIT {
         let images = product(v.clone(), at.clone());
-        let ritz = Ritz::new(a, v, images, l)?;
+        let ritz = Ritz::new(a, v, images, l, l)?;
         if ritz.missing(a, k) <= 1.0 {
             return Ok(Some(ritz.top(a, k, pass)));
         }

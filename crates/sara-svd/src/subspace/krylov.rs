@@ -55,7 +55,7 @@ pub(super) fn krylov<E: Engine>(
         images.push(image);
         let dimensions = basis.dims()[0];
         if dimensions == n {
-            let ritz = Ritz::new(a, basis, Tensor::cat(images, 0), l)?;
+            let ritz = Ritz::new(a, basis, Tensor::cat(images, 0), l, k)?;
             return Ok((ritz.missing(a, k) <= 1.0).then(|| ritz.top(a, k, passes)));
         }
         let rows = next.dims()[0].min(n - dimensions);
@@ -72,7 +72,7 @@ pub(super) fn krylov<E: Engine>(
                 });
                 // The whole space, should rounding have hidden small values from the look.
                 for (basis, images) in leading.into_iter().chain([(basis.clone(), all)]) {
-                    let ritz = Ritz::new(a, basis, images, l)?;
+                    let ritz = Ritz::new(a, basis, images, l, k)?;
                     missing = ritz.missing(a, k);
                     if missing <= 1.0 {
                         return Ok(Some(ritz.top(a, k, passes)));
@@ -230,7 +230,7 @@ mod tests {
             let coupling = entries(product(new.clone(), next.transpose())).expect("it is on the host");
             if blocks == 3 {
                 let look = projection.look(&coupling, &a, L, L).expect("it converges");
-                let ritz = Ritz::new(&a, basis, Tensor::cat(images, 0), L).expect("it converges");
+                let ritz = Ritz::new(&a, basis, Tensor::cat(images, 0), L, L).expect("it converges");
                 let first = ritz.values[0];
                 for i in 0..L {
                     let (found, expected) = (look.values[i], ritz.values[i]);
