@@ -12,6 +12,7 @@
 //! # Ok::<(), sara_svd::Error>(())
 //! ```
 
+mod band;
 pub(crate) mod blocks;
 mod product;
 mod scaled;

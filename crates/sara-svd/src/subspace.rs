@@ -132,7 +132,8 @@ fn missing(values: &[f64], residuals: &[f64], noise: f64, k: usize) -> f64 {
 /// vectors, the eigenvalue `t^2` is too small by at most `d = (t r)^2 / (t^2 - end^2)`, and `t` by at most `d / 2 t`.
 fn errors(values: &[f64], residuals: &[f64], k: usize) -> Vec<f64> {
     let end = values[values.len() - 1];
-    let error = |(&t, &r): (&f64, &f64)| if t > end { (t * r * r / (2.0 * (t * t - end * end))).min(r) } else { r };
+    let error =
+        |(&t, &r): (&f64, &f64)| if t > end { (t * r * r / (2.0 * (t * t - end * end))).min(r) } else { r };
     values.iter().zip(residuals).take(k).map(error).collect()
 }
 

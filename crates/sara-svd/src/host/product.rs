@@ -4,7 +4,7 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use faer::{Accum, MatMut, MatRef};
+use faer::{Accum, Mat, MatMut, MatRef};
 use rayon::prelude::*;
 
 /// Columns of a block, at least and at most.
@@ -69,6 +69,18 @@ pub(super) fn lower_product(
             multiply(out, accum, lhs.split_at_row(row).1, rhs.subcols(column, width), factor);
         }
     });
+}
+
+/// Takes `x y^T + y x^T` out of the lower triangle of `out`; what stands above the diagonal is undefined then.
+pub(super) fn symmetric_update(out: MatMut<'_, f64>, x: MatRef<'_, f64>, y: MatRef<'_, f64>) {
+    let beside = |left: MatRef<'_, f64>, right: MatRef<'_, f64>| {
+        let mut both = Mat::zeros(left.nrows(), left.ncols() + right.ncols());
+        let (mut first, mut last) = both.as_mut().split_at_col_mut(left.ncols());
+        first.copy_from(left);
+        last.copy_from(right);
+        both
+    };
+    lower_product(out, Accum::Add, beside(x, y).as_ref(), beside(y, x).transpose(), -1.0);
 }
 
 /// Columns of strips of a lower triangle of `n` rows, all of about the same area: as few as threads can share, so that

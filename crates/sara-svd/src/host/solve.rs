@@ -3,6 +3,7 @@ use rayon::prelude::*;
 
 use super::Scaled;
 use super::product::{lower_product, product};
+use super::symmetric;
 use super::tridiagonal::tridiagonal;
 use super::vectors::normalize;
 use crate::{Algorithm, Error};
@@ -125,7 +126,7 @@ impl Scaled {
 
     /// `None` where the Gram matrix is too ill-conditioned to tell the small singular values.
     fn gram_values(&self) -> Option<Vec<f64>> {
-        let ascending = tridiagonal(self.gram()?).eigenvalues()?;
+        let ascending = symmetric::eigenvalues(self.gram()?)?;
         self.square_roots(ascending, self.rank_limit())
     }
 

@@ -13,7 +13,7 @@ use faer::{Accum, Mat, MatMut, Spec, get_global_parallelism};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::product::{lower_product, multiply, strips, width};
+use super::product::{multiply, strips, symmetric_update, width};
 use super::vectors::{add, add_and_dot_with, add_with, dot, dot_with};
 
 /// Columns that are reduced before the rest of the matrix is brought up to date.
@@ -83,7 +83,7 @@ fn bring_up_to_date(a: &mut Mat<f64>, w: &Mat<f64>, start: usize, k: usize) {
 }
 
 /// `tau` of the reflector that maps `x` onto its first entry, and that entry; `x` becomes the reflector.
-fn reflect(x: &mut [f64]) -> (f64, f64) {
+pub(super) fn reflect(x: &mut [f64]) -> (f64, f64) {
     let Some((first, rest)) = x.split_first_mut() else { return (0.0, 0.0) };
     let alpha = std::mem::replace(first, 1.0);
     let squares = dot(rest, rest);
@@ -232,19 +232,8 @@ impl<'a> Strip<'a> {
 
 /// Takes all reflectors of a panel out of the rest of the matrix.
 fn update(a: &mut Mat<f64>, w: &Mat<f64>, start: usize, end: usize) {
-    let (n, width) = (a.nrows(), end - start);
-    let v = |i: usize, j: usize| a[(end + i, start + j)];
-    let left =
-        Mat::from_fn(n - end, 2 * width, |i, j| if j < width { v(i, j) } else { w[(end + i, j - width)] });
-    let right =
-        Mat::from_fn(n - end, 2 * width, |i, j| if j < width { w[(end + i, j)] } else { v(i, j - width) });
-    lower_product(
-        a.as_mut().submatrix_mut(end, end, n - end, n - end),
-        Accum::Add,
-        left.as_ref(),
-        right.transpose(),
-        -1.0,
-    );
+    let (panel, rest) = a.as_mut().split_at_row_mut(end).1.split_at_col_mut(end);
+    symmetric_update(rest, panel.as_ref().subcols(start, end - start), w.as_ref().split_at_row(end).1);
 }
 
 impl Tridiagonal {
@@ -305,19 +294,24 @@ impl Tridiagonal {
         for j in 0..width {
             v.col_as_slice_mut(j)[j..].copy_from_slice(&self.reflectors.col_as_slice(start + j)[first + j..]);
         }
-        let overlaps = v.transpose() * &v;
-        let mut t = Mat::<f64>::zeros(width, width);
-        for i in 0..width {
-            let tau = self.taus[start + i];
-            t[(i, i)] = tau;
-            for p in 0..i {
-                let sum: f64 = (p..i).map(|q| t[(p, q)] * overlaps[(q, i)]).sum();
-                t[(p, i)] = -tau * sum;
-            }
-        }
-        let vt = &v * t;
+        let vt = &v * triangle(&v, &self.taus[start..start + width]);
         Block { first, v, vt }
     }
+}
+
+/// The triangle `t` with which the product of the reflectors `1 - tau v v^T`, from the first to the last column of `v`,
+/// is `1 - v t v^T`.
+pub(super) fn triangle(v: &Mat<f64>, taus: &[f64]) -> Mat<f64> {
+    let overlaps = v.transpose() * v;
+    let mut t = Mat::<f64>::zeros(taus.len(), taus.len());
+    for (i, &tau) in taus.iter().enumerate() {
+        t[(i, i)] = tau;
+        for p in 0..i {
+            let sum: f64 = (p..i).map(|q| t[(p, q)] * overlaps[(q, i)]).sum();
+            t[(p, i)] = -tau * sum;
+        }
+    }
+    t
 }
 
 /// Reflectors that are applied together: `1 - vt v^T` from row `first` on.
@@ -333,7 +327,7 @@ const ITERATION_LIMIT: usize = 60;
 
 /// Eigenvalues of a tridiagonal matrix, ascending, by the rational QL iteration of Pal, Walker and Kahan, which takes
 /// no square root in its inner loop; `None` where it does not end.
-fn eigenvalues(mut d: Vec<f64>, beside: &[f64]) -> Option<Vec<f64>> {
+pub(super) fn eigenvalues(mut d: Vec<f64>, beside: &[f64]) -> Option<Vec<f64>> {
     let n = d.len();
     let mut squares: Vec<f64> = beside.iter().map(|x| x * x).collect();
     let negligible = |d: &[f64], squares: &[f64], i: usize| {
