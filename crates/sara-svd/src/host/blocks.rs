@@ -56,7 +56,7 @@ pub(crate) fn norms(values: &[f32]) -> (f32, f64) {
 
 /// Numbers that a task takes, and those of them that stay in the nearest cache.
 const PIECE: usize = 1 << 16;
-const NEAR: usize = 1 << 12;
+const NEAR: usize = 1 << 10;
 const LANES: usize = 16;
 
 /// Compiled for the widest registers that the processor has.
