@@ -27,9 +27,7 @@ pub(super) fn tridiagonal_by_band(a: Mat<f64>) -> (Vec<f64>, Vec<f64>) {
     // From outside the pool every join would wake it and wait for it.
     let mut band = rayon::scope(|_| Band::of(a));
     pulp::Arch::new().dispatch(Chase(&mut band));
-    let Band { n, entries } = band;
-    let diagonal = (0..n).map(|k| entries[index(k, k)]).collect();
-    (diagonal, (1..n).map(|k| entries[index(k, k - 1)]).collect())
+    band.diagonals()
 }
 
 /// From one column to the next; the columns overlap where both hold zeros.
@@ -71,6 +69,12 @@ impl Band {
             let column = &a.col_as_slice(k)[k..self.n.min(k + WIDTH + 1)];
             self.entries[index(k, k)..][..column.len()].copy_from_slice(column);
         }
+    }
+
+    /// The diagonal and what is right below it.
+    fn diagonals(&self) -> (Vec<f64>, Vec<f64>) {
+        let diagonal = (0..self.n).map(|k| self.entries[index(k, k)]).collect();
+        (diagonal, (1..self.n).map(|k| self.entries[index(k, k - 1)]).collect())
     }
 }
 
@@ -310,18 +314,32 @@ mod tests {
     use super::*;
     use crate::host::tridiagonal::eigenvalues;
 
+    /// In registers of every size that the processor has.
     #[test]
     fn a_band_has_the_eigenvalues_of_its_matrix() {
         for n in [1, 2, 3, 31, 33, 34, 35, 64, 65, 66, 67, 98, 150, 300] {
             let a = Mat::from_fn(n, n, |i, j| ((i.min(j) * 31 + i.max(j) * 17) as f64).sin());
             let lower = Mat::from_fn(n, n, |i, j| if i >= j { a[(i, j)] } else { f64::NAN });
-            let (diagonal, below) = tridiagonal_by_band(lower);
-            let found = eigenvalues(diagonal, &below).expect("it converges");
             let mut expected = DMatrix::from_fn(n, n, |i, j| a[(i, j)]).symmetric_eigenvalues();
             expected.as_mut_slice().sort_by(f64::total_cmp);
             let largest = expected.amax();
-            for (found, expected) in found.iter().zip(&expected) {
-                assert!((found - expected).abs() <= 1e-13 * largest, "{n}: {found}, not {expected}");
+            let check = |what: &str, (diagonal, below): (Vec<f64>, Vec<f64>)| {
+                let found = eigenvalues(diagonal, &below).expect("it converges");
+                for (found, expected) in found.iter().zip(&expected) {
+                    let off = (found - expected).abs();
+                    assert!(off <= 1e-13 * largest, "{n}, {what}: {found}, not {expected}");
+                }
+            };
+            check("widest", tridiagonal_by_band(lower.clone()));
+            let by = |chase: &dyn Fn(Chase<'_>)| {
+                let mut band = Band::of(lower.clone());
+                chase(Chase(&mut band));
+                band.diagonals()
+            };
+            check("none", by(&|chase| chase.with_simd(pulp::Scalar::new())));
+            #[cfg(target_arch = "x86_64")]
+            if let Some(simd) = pulp::x86::V3::try_new() {
+                check("AVX2", by(&|chase| simd.vectorize(|| chase.with_simd(simd))));
             }
         }
     }

@@ -27,3 +27,28 @@ pub(crate) fn leading(a: Mat<f64>, k: usize) -> Option<(Vec<f64>, Mat<f64>)> {
     values.truncate(k);
     Some((values, tridiagonal.leading(&vectors, k)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By a tridiagonal form and by a band.
+    #[test]
+    fn the_number_of_threads_does_not_change_the_bits() {
+        for n in [300, BY_BAND + 50] {
+            let a = || Mat::from_fn(n, n, |i, j| ((i.min(j) * 31 + i.max(j) * 17) as f64).sin());
+            let with = |threads: usize| {
+                let pool =
+                    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("there is room");
+                pool.install(|| (eigenvalues(a()), leading(a(), 7)))
+            };
+            let (values, vectors) = with(1);
+            assert!(values.is_some() && vectors.is_some(), "{n}: they converge");
+            for threads in [2, 3] {
+                let (values_again, vectors_again) = with(threads);
+                assert_eq!(values, values_again, "{n}: values with {threads} threads");
+                assert_eq!(vectors, vectors_again, "{n}: vectors with {threads} threads");
+            }
+        }
+    }
+}
