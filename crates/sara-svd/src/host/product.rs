@@ -95,6 +95,7 @@ pub(super) fn strips(n: usize) -> Vec<Range<usize>> {
 }
 
 /// [`product`] on one thread.
+#[expect(clippy::needless_pass_by_value, reason = "it is the right to write the destination")]
 pub(super) fn multiply(
     out: MatMut<'_, f64>,
     accum: Accum,
