@@ -6,7 +6,8 @@ mod rivals;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Parser, ValueEnum};
@@ -176,6 +177,9 @@ fn parse(size: &str) -> Result<(usize, usize)> {
     }
 }
 
+/// Before each contender: threads of OpenMP look for work for some milliseconds after the last.
+const PAUSE: Duration = Duration::from_millis(30);
+
 /// One kernel and its rivals in turn.
 fn contest<B: SvdOps>(
     planted: &Planted,
@@ -191,10 +195,12 @@ fn contest<B: SvdOps>(
     let outcome = kernel.run(a.clone()).map_err(|error| anyhow!("{size}, {}: {error}", kernel.name()))?; // warm
     for _ in 0..rounds {
         sync::<B>()?;
+        sleep(PAUSE);
         let started = Instant::now();
         kernel.run(a.clone())?;
         ours.push(started.elapsed().as_secs_f64() * 1e3);
         for (rival, times) in contenders.iter().zip(&mut theirs) {
+            sleep(PAUSE);
             if let Some(ms) = rivals.time(*rival, planted)? {
                 times.push(ms);
             }
