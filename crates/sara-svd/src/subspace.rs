@@ -26,7 +26,7 @@ pub(crate) struct Top<E: Engine> {
     pub(crate) v: Tensor<E, 2>,
     /// The same on the host.
     pub(crate) values: Vec<f64>,
-    /// For each value, how much it may be too small or wrong by rounding.
+    /// For each value, how much it may be too small or wrong by rounding; infinite where that is not known.
     pub(crate) errors: Vec<f64>,
     pub(crate) passes: usize,
     pub(crate) error_bound: f64,
@@ -54,11 +54,11 @@ struct Ritz<E: Engine> {
     s: Tensor<E, 1>,
     /// `[l, n]`
     v: Tensor<E, 2>,
-    /// `a^T u` of the first of them.
+    /// `a^T u` of those that are checked, `[checked, n]`.
     back: Tensor<E, 2>,
     /// `s` on the host.
     values: Vec<f64>,
-    /// Norms of `a^T u - s v`, for as many; `a v - s u` is zero.
+    /// Norms of `a^T u - s v` of those that are checked; `a v - s u` is zero.
     residuals: Vec<f64>,
 }
 
@@ -96,7 +96,7 @@ impl<E: Engine> Ritz<E> {
     fn top(self, a: &Tensor<E, 2>, k: usize, passes: usize) -> Top<E> {
         let ([_, m], [_, n], noise) = (self.u.dims(), self.v.dims(), self.noise(a));
         let errors = errors(&self.values, &self.residuals, k);
-        let errors = errors.iter().map(|error| 2.0 * error + noise / 8.0).collect();
+        let errors = errors.iter().map(|error| 4.0 * error + noise / 8.0).collect();
         let error_bound = self.residuals[..k].iter().map(|r| r * r).sum::<f64>().sqrt() + noise;
         Top {
             u: self.u.slice([0..k, 0..m]),
@@ -129,7 +129,8 @@ fn missing(values: &[f64], residuals: &[f64], noise: f64, k: usize) -> f64 {
 /// How much the first `k` values are too small.
 ///
 /// With the residual `r` of a value `t`, and nothing but smaller values than the last one, `end`, outside of these
-/// vectors, the eigenvalue `t^2` is too small by at most `d = (t r)^2 / (t^2 - end^2)`, and `t` by at most `d / 2 t`.
+/// vectors, the eigenvalue `t^2` is too small by about `d = (t r)^2 / (t^2 - end^2)` at most, and `t` by `d / 2 t`; by more
+/// where several values are close and lean on the same vector outside.
 fn errors(values: &[f64], residuals: &[f64], k: usize) -> Vec<f64> {
     let end = values[values.len() - 1];
     let error =

@@ -18,8 +18,10 @@ use super::vectors::{add, dot};
 
 /// Entries below the diagonal that the band has in each column, and columns that are reduced together.
 const WIDTH: usize = 32;
-/// Columns of a strip that are multiplied together.
+/// Columns of a strip that are multiplied together, after their block on the diagonal is filled up to a square.
 const STEP: usize = 64;
+/// Columns from which the threads share products.
+const SHARED: usize = 256;
 
 /// Diagonal, `[n]`, and what is below it, `[n - 1]`, of a tridiagonal matrix with the eigenvalues of the symmetric matrix
 /// whose lower triangle `a` holds.
@@ -120,7 +122,7 @@ fn update(a: &mut Mat<f64>, start: usize, v: &Mat<f64>, triangle: &Mat<f64>) {
 /// The symmetric matrix whose lower triangle `a` holds, times `v`.
 fn symmetric_times(a: MatRef<'_, f64>, v: &Mat<f64>) -> Mat<f64> {
     let (n, count) = (v.nrows(), v.ncols());
-    let parts = strips(n).into_par_iter().map(|strip| {
+    let parts = strips(n, n >= SHARED).into_par_iter().map(|strip| {
         let mut y = Mat::zeros(n, count);
         for start in strip.clone().step_by(STEP) {
             let width = STEP.min(strip.end - start);
@@ -177,14 +179,12 @@ fn chase<S: Simd, const V: usize>(simd: S, entries: &mut [f64], n: usize) {
         let (mut tau, first) = reflect(&mut reflector);
         column.fill(0.0);
         column[0] = first;
-        let mut start = k + 1;
-        while tau != 0.0 {
+        // To the end, though there may be nothing to take out here: what was chased before lies further down.
+        for start in (k + 1..n).step_by(WIDTH) {
             two_sided::<S, V>(simd, entries, start, &reflector, tau);
-            if start + WIDTH >= n {
-                break;
+            if start + WIDTH < n {
+                tau = below::<S, V>(simd, entries, start, &mut reflector, tau);
             }
-            tau = below::<S, V>(simd, entries, start, &mut reflector, tau);
-            start += WIDTH;
         }
     }
 }
@@ -315,32 +315,60 @@ mod tests {
     use crate::host::tridiagonal::eigenvalues;
 
     /// In registers of every size that the processor has.
+    fn assert_eigenvalues(name: &str, a: &DMatrix<f64>) {
+        let n = a.nrows();
+        let lower = Mat::from_fn(n, n, |i, j| if i >= j { a[(i, j)] } else { f64::NAN });
+        let mut expected = a.clone().symmetric_eigenvalues();
+        expected.as_mut_slice().sort_by(f64::total_cmp);
+        let largest = expected.amax();
+        let check = |registers: &str, (diagonal, below): (Vec<f64>, Vec<f64>)| {
+            let found = eigenvalues(diagonal, &below).expect("it converges");
+            for (found, expected) in found.iter().zip(&expected) {
+                let off = (found - expected).abs();
+                assert!(off <= 1e-13 * largest, "{name} of {n}, {registers}: {found}, not {expected}");
+            }
+        };
+        check("the widest", tridiagonal_by_band(lower.clone()));
+        let by = |chase: &dyn Fn(Chase<'_>)| {
+            let mut band = Band::of(lower.clone());
+            chase(Chase(&mut band));
+            band.diagonals()
+        };
+        check("none", by(&|chase| chase.with_simd(pulp::Scalar::new())));
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            check("AVX2", by(&|chase| simd.vectorize(|| chase.with_simd(simd))));
+        }
+    }
+
     #[test]
     fn a_band_has_the_eigenvalues_of_its_matrix() {
-        for n in [1, 2, 3, 31, 33, 34, 35, 64, 65, 66, 67, 98, 150, 300] {
-            let a = Mat::from_fn(n, n, |i, j| ((i.min(j) * 31 + i.max(j) * 17) as f64).sin());
-            let lower = Mat::from_fn(n, n, |i, j| if i >= j { a[(i, j)] } else { f64::NAN });
-            let mut expected = DMatrix::from_fn(n, n, |i, j| a[(i, j)]).symmetric_eigenvalues();
-            expected.as_mut_slice().sort_by(f64::total_cmp);
-            let largest = expected.amax();
-            let check = |what: &str, (diagonal, below): (Vec<f64>, Vec<f64>)| {
-                let found = eigenvalues(diagonal, &below).expect("it converges");
-                for (found, expected) in found.iter().zip(&expected) {
-                    let off = (found - expected).abs();
-                    assert!(off <= 1e-13 * largest, "{n}, {what}: {found}, not {expected}");
-                }
+        for n in [1, 2, 3, 31, 32, 33, 34, 35, 64, 65, 66, 67, 97, 98, 150, 300] {
+            let full = DMatrix::from_fn(n, n, |i, j| ((i.min(j) * 31 + i.max(j) * 17) as f64).sin());
+            assert_eigenvalues("full", &full);
+            let only = |kept: &dyn Fn(usize, usize) -> bool| {
+                DMatrix::from_fn(n, n, |i, j| if kept(i, j) { full[(i, j)] } else { 0.0 })
             };
-            check("widest", tridiagonal_by_band(lower.clone()));
-            let by = |chase: &dyn Fn(Chase<'_>)| {
-                let mut band = Band::of(lower.clone());
-                chase(Chase(&mut band));
-                band.diagonals()
-            };
-            check("none", by(&|chase| chase.with_simd(pulp::Scalar::new())));
-            #[cfg(target_arch = "x86_64")]
-            if let Some(simd) = pulp::x86::V3::try_new() {
-                check("AVX2", by(&|chase| simd.vectorize(|| chase.with_simd(simd))));
-            }
+            assert_eigenvalues("a diagonal", &only(&|i, j| i == j));
+            assert_eigenvalues("blocks", &only(&|i, j| i / 20 == j / 20));
+            assert_eigenvalues("a narrow band", &only(&|i, j| i.abs_diff(j) <= 3));
+            assert_eigenvalues("two diagonals", &only(&|i, j| i == j || i.abs_diff(j) == 30));
+            assert_eigenvalues(
+                "a sparse band",
+                &only(&|i, j| i.abs_diff(j) < WIDTH && (i * j + i + j) % 11 == 0),
+            );
         }
+    }
+
+    /// An entry is chased below the band from where there was nothing to take out since.
+    #[test]
+    fn what_was_chased_is_found_again() {
+        let mut a = DMatrix::<f64>::identity(70, 70);
+        for [i, j] in [[0, 32], [32, 64], [4, 33]] {
+            let mut row = DMatrix::zeros(1, 70);
+            (row[i], row[j]) = (0.5, 0.5);
+            a += row.transpose() * row;
+        }
+        assert_eigenvalues("three rows on the identity", &a);
     }
 }

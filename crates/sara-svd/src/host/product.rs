@@ -9,10 +9,12 @@ use rayon::prelude::*;
 
 /// Columns of a block, at least and at most.
 const WIDTHS: RangeInclusive<usize> = 64..=512;
-/// Rows from which a block has half of them.
-const TALL: usize = 512;
-/// Columns of a triangle from which several tasks share it, and how many each takes of a large one, about.
-const SEVERAL: usize = 256;
+/// Rows that a block has at least, and blocks that there are at least where there are rows enough.
+const TALL: usize = 256;
+const BLOCKS: usize = 8;
+/// Multiplications that are worth several threads.
+const PARALLEL: usize = 1 << 21;
+/// Columns of a strip of a large triangle, about.
 const STRIP: usize = 512;
 /// Columns of a strip that are multiplied together, with all rows from the first one's diagonal on.
 const STEP: usize = 256;
@@ -25,17 +27,13 @@ pub(super) fn product(
     rhs: MatRef<'_, f64>,
     factor: f64,
 ) {
-    let (rows, width) = (out.nrows(), width(out.ncols()));
+    let width = width(out.ncols());
+    let blocks_of_row = out.ncols().div_ceil(width).max(1);
+    let height = out.nrows().div_ceil(BLOCKS.div_ceil(blocks_of_row)).max(TALL);
     let columns = out.par_col_chunks_mut(width).zip(rhs.par_col_chunks(width));
     columns.for_each(|(out, rhs)| {
-        if rows < TALL {
-            return multiply(out, accum, lhs, rhs, factor);
-        }
-        let ((above, below), (first, last)) = (out.split_at_row_mut(rows / 2), lhs.split_at_row(rows / 2));
-        rayon::join(
-            || multiply(above, accum, first, rhs, factor),
-            || multiply(below, accum, last, rhs, factor),
-        );
+        let rows = out.par_row_chunks_mut(height).zip(lhs.par_row_chunks(height));
+        rows.for_each(|(out, lhs)| multiply(out, accum, lhs, rhs, factor));
     });
 }
 
@@ -55,7 +53,8 @@ pub(super) fn lower_product(
 ) {
     let mut parts = Vec::new();
     let mut rest = (out, rhs);
-    for strip in strips(lhs.nrows()) {
+    let (n, inner) = (lhs.nrows(), lhs.ncols());
+    for strip in strips(n, n * n >= PARALLEL / inner.max(1)) {
         let (out, rhs) = rest;
         let (part, out) = out.split_at_col_mut(strip.len());
         let (factors, rhs) = rhs.split_at_col(strip.len());
@@ -83,10 +82,10 @@ pub(super) fn symmetric_update(out: MatMut<'_, f64>, x: MatRef<'_, f64>, y: MatR
     lower_product(out, Accum::Add, beside(x, y).as_ref(), beside(y, x).transpose(), -1.0);
 }
 
-/// Columns of strips of a lower triangle of `n` rows, all of about the same area: as few as threads can share, so that
-/// each core finds its own again in its own cache, and as many whatever the threads.
-pub(super) fn strips(n: usize) -> Vec<Range<usize>> {
-    let count = if n < SEVERAL { 1 } else { (n / STRIP).next_power_of_two().clamp(2, 16) };
+/// Columns of strips of a lower triangle of `n` rows, all of about the same area, one or several: as few as threads can
+/// share, so that each core finds its own again in its own cache, and as many whatever the threads.
+pub(super) fn strips(n: usize, several: bool) -> Vec<Range<usize>> {
+    let count = if several { (n / STRIP).next_power_of_two().clamp(2, 16) } else { 1 };
     let bound = |i: usize| {
         let left = 1.0 - i as f64 / count as f64;
         n - (left.sqrt() * n as f64) as usize

@@ -5,7 +5,6 @@ use super::Scaled;
 use super::product::{lower_product, product};
 use super::symmetric;
 use super::tridiagonal::tridiagonal;
-use super::vectors::normalize;
 use crate::{Algorithm, Error};
 
 /// Smallest ratio of the Gram matrix's extreme eigenvalues that the Gram path accepts.
@@ -139,9 +138,8 @@ impl Scaled {
         let mut p = Mat::zeros(a.nrows(), k);
         product(p.as_mut(), Accum::Replace, a, q.as_ref(), 1.0);
         p.par_col_iter_mut().for_each(|column| {
-            if let Some(column) = column.try_as_col_major_mut() {
-                normalize(column.as_slice_mut());
-            }
+            let norm = column.norm_l2();
+            column.iter_mut().for_each(|x| *x /= norm);
         });
         let (first, last) = (s.first()?, s.last()?);
         let orthonormal = last * last > ORTHONORMAL_FROM * first * first;

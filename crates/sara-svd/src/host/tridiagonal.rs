@@ -20,7 +20,8 @@ use super::vectors::{add, add_and_dot_with, add_with, dot, dot_with};
 const PANEL: usize = 16;
 /// Reflectors that are applied together on the way back.
 const BLOCK: usize = 64;
-/// Columns from which the threads share the other sums of a step.
+/// Columns from which the threads share the reading of the matrix, and from which they share the other sums of a step.
+const SHARED_READING: usize = 256;
 const SHARED_SUMS: usize = 384;
 
 /// `a = q t q^T` with `t` tridiagonal and `q` a product of reflectors.
@@ -82,12 +83,14 @@ fn bring_up_to_date(a: &mut Mat<f64>, w: &Mat<f64>, start: usize, k: usize) {
     a.col_as_slice_mut(k)[k..].copy_from_slice(&column);
 }
 
-/// `tau` of the reflector that maps `x` onto its first entry, and that entry; `x` becomes the reflector.
+/// `tau` of the reflector that maps `x` onto its first entry, and that entry; `x` becomes the reflector. 0 where the
+/// others are as good as zero.
 pub(super) fn reflect(x: &mut [f64]) -> (f64, f64) {
     let Some((first, rest)) = x.split_first_mut() else { return (0.0, 0.0) };
     let alpha = std::mem::replace(first, 1.0);
     let squares = dot(rest, rest);
-    if squares == 0.0 {
+    // What is less is nothing beside entries near one, and its square has lost digits.
+    if squares < f64::MIN_POSITIVE / f64::EPSILON {
         return (0.0, alpha);
     }
     let beta = -(alpha * alpha + squares).sqrt().copysign(alpha);
@@ -124,7 +127,7 @@ fn join<A: Send, B: Send>(n: usize, a: impl FnOnce() -> A + Send, b: impl FnOnce
 /// The symmetric matrix from row and column `start` on, by its lower triangle, times `v`.
 fn symmetric_times(a: &Mat<f64>, start: usize, v: &[f64]) -> Vec<f64> {
     let n = v.len();
-    let strips = strips(n);
+    let strips = strips(n, n >= SHARED_READING);
     // One after the other back and forth: what was read last is what a core still has.
     let backward = start % 2 == 1;
     let strip = |columns: &Range<usize>| {
@@ -393,6 +396,27 @@ mod tests {
     use nalgebra::DMatrix;
 
     use super::*;
+
+    #[test]
+    fn reflectors_are_orthogonal_or_none() {
+        for exponent in [0, -100, -140, -150, -155, -160, -162] {
+            let size = 10_f64.powi(exponent);
+            for first in [0.0, 1.0, size, -3.0 * size] {
+                let before = [first, 1.7 * size, -0.3 * size, 2.9 * size];
+                let mut v = before;
+                let (tau, entry) = reflect(&mut v);
+                if tau == 0.0 {
+                    assert!(
+                        size <= 1e-140 && entry.to_bits() == first.to_bits(),
+                        "{size:e}: nothing is lost"
+                    );
+                } else {
+                    let squares: f64 = v.iter().map(|x| x * x).sum();
+                    assert!((tau * squares - 2.0).abs() <= 1e-14, "{size:e}: {tau} {squares}");
+                }
+            }
+        }
+    }
 
     /// Symmetric, full, and with entries of very different sizes.
     fn graded(n: usize) -> Mat<f64> {

@@ -37,14 +37,6 @@ pub(super) fn dot_with<S: Simd>(simd: S, x: &[f64], y: &[f64]) -> f64 {
     rest + simd.reduce_sum_f64s(sum)
 }
 
-/// Divides a vector, whose entries are of moderate size, by its norm.
-pub(super) fn normalize(x: &mut [f64]) {
-    let norm = dot(x, x).sqrt();
-    for x in x {
-        *x /= norm;
-    }
-}
-
 /// `y` plus multiples of vectors.
 pub(super) fn add(y: &mut [f64], terms: &[(f64, &[f64])]) {
     struct Add<'a, 'b>(&'a mut [f64], &'a [(f64, &'b [f64])]);

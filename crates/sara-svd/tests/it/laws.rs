@@ -103,6 +103,25 @@ fn planted_values_come_back() {
     }
 }
 
+/// Large enough for the way by a band, with entries that meet again far from where they were.
+#[test]
+fn a_few_rows_on_a_large_identity() {
+    const N: usize = 800;
+    let mut a = vec![0.0_f32; (N + 3) * N];
+    for i in 0..N {
+        a[i * N + i] = 1.0;
+    }
+    for (row, [i, j]) in [[0, 32], [32, 64], [4, 33]].into_iter().enumerate() {
+        (a[(N + row) * N + i], a[(N + row) * N + j]) = (0.5, 0.5);
+    }
+    let values = host::singular_values(&a, N + 3, N).unwrap();
+    // The rows (1/2, 1/2, 0) and (0, 1/2, 1/2) add 3/4, 1/4 and 0 to the squares, the row (1/2, 1/2) adds 1/2 and 0.
+    let expected = [1.75, 1.5, 1.25].map(f64::sqrt).into_iter().chain(std::iter::repeat(1.0));
+    for (value, expected) in values.iter().zip(expected) {
+        assert!((value - expected).abs() <= VALUES, "{value}, not {expected}");
+    }
+}
+
 #[test]
 fn scaling_by_a_power_of_two_is_exact() {
     let a = gaussian(30, 20, 21);
