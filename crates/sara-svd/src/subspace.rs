@@ -75,9 +75,9 @@ impl<E: Engine> Ritz<E> {
         let core = leading_part_of_flat(images, l)?;
         let (u, s) = (core.v, core.s);
         let v = product(core.u, basis);
-        let first = |x: &Tensor<E, 2>| x.clone().narrow(0, 0, checked);
-        let back = product(first(&u), a.clone());
-        let residual = back.clone() - first(&v) * s.clone().narrow(0, 0, checked).unsqueeze_dim::<2>(1);
+        let first = |x: Tensor<E, 2>| if checked < l { x.narrow(0, 0, checked) } else { x };
+        let back = product(first(u.clone()), a.clone());
+        let residual = back.clone() - first(v.clone() * s.clone().unsqueeze_dim::<2>(1));
         let mut values = entries(Tensor::cat(vec![s.clone(), row_norms(&residual)], 0))?;
         let residuals = values.split_off(l);
         Ok(Self { u, s, v, back, values, residuals })
