@@ -8,6 +8,8 @@
     reason = "what is not inlined into a dispatch does not use vector registers"
 )]
 
+use std::ops::Range;
+
 use faer::{Accum, Mat, MatRef};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -66,7 +68,7 @@ impl Band {
     }
 
     /// Columns of a matrix, as far as the band reaches.
-    fn take(&mut self, a: &Mat<f64>, columns: std::ops::Range<usize>) {
+    fn take(&mut self, a: &Mat<f64>, columns: Range<usize>) {
         for k in columns {
             let column = &a.col_as_slice(k)[k..self.n.min(k + WIDTH + 1)];
             self.entries[index(k, k)..][..column.len()].copy_from_slice(column);
@@ -139,9 +141,8 @@ fn symmetric_times(a: MatRef<'_, f64>, v: &Mat<f64>) -> Mat<f64> {
         }
         y
     });
-    let mut parts: Vec<Mat<f64>> = parts.collect();
-    let mut sum = parts.swap_remove(0);
-    for part in parts {
+    let mut sum = Mat::zeros(n, count);
+    for part in parts.collect::<Vec<Mat<f64>>>() {
         sum += part;
     }
     sum
