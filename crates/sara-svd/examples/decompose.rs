@@ -23,7 +23,7 @@ use serde::Serialize;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Writes `NAME.u`, `NAME.s` and `NAME.vt` in f32 for every tensor `NAME` of two dimensions.
+/// Writes `NAME.u`, `NAME.s` and `NAME.vt` in f32 for every tensor `NAME` of two dimensions but positions and masks.
 #[derive(Parser)]
 pub(crate) struct Arguments {
     /// The safetensors file to read.
@@ -148,6 +148,11 @@ fn decompose_file<B: SvdOps>(arguments: &Arguments) -> Result<Report> {
     for name in names {
         let view = file.tensor(name)?;
         let &[m, n] = view.shape() else { continue };
+        if let dtype @ (Dtype::I64 | Dtype::I32 | Dtype::BOOL) = view.dtype() {
+            // Positions and masks, which checkpoints have beside the weights.
+            eprintln!("left out: {name}, which holds {dtype:?} and so no weights");
+            continue;
+        }
         let a = upload::<B>(&view, [m, n]).with_context(|| name.to_owned())?;
         let started = Instant::now();
         let svd = decompose(arguments, a).with_context(|| name.to_owned())?;

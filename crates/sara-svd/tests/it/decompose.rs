@@ -24,7 +24,7 @@ fn run(directory: &Path, options: &[&str]) -> Result<Report, String> {
     program::run(&arguments).map_err(|error| format!("{error:#}"))
 }
 
-/// A directory with these matrices, and a vector that is none.
+/// A directory with these matrices, a vector that is none, and positions.
 fn directory(matrices: &[(&str, &DMatrix<f64>)]) -> TempDir {
     let directory = TempDir::new().unwrap();
     let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
@@ -33,6 +33,7 @@ fn directory(matrices: &[(&str, &DMatrix<f64>)]) -> TempDir {
         tensors.insert((*name).to_owned(), (Dtype::F32, vec![a.nrows(), a.ncols()], bytes));
     }
     tensors.insert("bias".into(), (Dtype::F32, vec![3], vec![0; 12]));
+    tensors.insert("positions".into(), (Dtype::I64, vec![1, 2], vec![0; 16]));
     let views = tensors
         .iter()
         .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
