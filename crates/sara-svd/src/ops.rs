@@ -68,8 +68,7 @@ pub trait Engine: Backend {
     /// # Errors
     /// [`Error::Read`].
     fn norms(a: FloatTensor<Self>) -> Result<(f64, f64), Error> {
-        let squares = blocks::squared_norm(&read::<Self>(a.clone())?);
-        Ok((Self::largest(a)?, squares))
+        two_norms::<Self>(a)
     }
 
     /// The product `a b` of two matrices or stacks of matrices, rounded as their element type and no coarser.
@@ -289,6 +288,11 @@ pub(crate) fn scaled<E: Engine>(a: Tensor<E, 2>) -> Result<Scaled, Error> {
 fn two_products<E: Engine>(x: FloatTensor<E>, a: FloatTensor<E>) -> (FloatTensor<E>, FloatTensor<E>) {
     let there = E::product(x, E::float_transpose(a.clone()));
     (there.clone(), E::product(there, a))
+}
+
+fn two_norms<E: Engine>(a: FloatTensor<E>) -> Result<(f64, f64), Error> {
+    let squares = blocks::squared_norm(&read::<E>(a.clone())?);
+    Ok((E::largest(a)?, squares))
 }
 
 fn largest<B: Backend>(a: FloatTensor<B>) -> Result<f64, Error> {

@@ -9,7 +9,7 @@ use burn::tensor::{DType, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
 use super::flat::{self, Rows};
-use super::{Engine, SvdOps, read};
+use super::{Engine, SvdOps};
 use crate::Error;
 use crate::host::blocks;
 use crate::strided::{Matrix, product};
@@ -40,8 +40,7 @@ impl Engine for Flex {
             let (largest, squares) = blocks::norms(values);
             return Ok((f64::from(largest), squares));
         }
-        let squares = blocks::squared_norm(&read::<Self>(a.clone())?);
-        Ok((super::largest::<Self>(a)?, squares))
+        super::two_norms::<Self>(a)
     }
 
     fn product(a: FlexTensor, b: FlexTensor) -> FlexTensor {
