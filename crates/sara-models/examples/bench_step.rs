@@ -12,11 +12,12 @@ use burn_flex::{Flex, FlexDevice};
 use clap::Parser;
 use rand::Rng;
 use sara_core::{MethodConfig, Role, Seed, Site, Targets};
-use sara_models::config::EncoderConfig;
-use sara_models::data::{Dataset, Item, Lengths, Report, Target};
-use sara_models::pretrained::{Checkpoint, Loaded};
+use sara_models::checkpoint::{Checkpoint, Loaded};
+use sara_models::classify::classify;
+use sara_models::classify::{Dataset, Gold, Item, Lengths, Report};
+use sara_models::encoder::config::EncoderConfig;
 use sara_models::run::OptimizerConfig;
-use sara_models::train::{Options, Trained, classify, peak_memory_bytes};
+use sara_models::train::{Options, Trained, peak_memory_bytes};
 use sara_svd::threads::awake;
 use serde_json::json;
 
@@ -98,7 +99,7 @@ fn random_data(config: &EncoderConfig, rows: usize, seq: usize) -> Dataset {
     let mut item = |row: usize| Item {
         ids: (0..seq).map(|_| rng.random_range(ordinary.clone())).collect(),
         types: vec![0; seq],
-        target: Target::Class(row % 2),
+        target: Gold::Class(row % 2),
     };
     let items = (0..rows).map(&mut item).collect();
     let tokens = Lengths { min: seq, p25: seq, p50: seq, p75: seq, p95: seq, max: seq };

@@ -10,12 +10,14 @@ use burn::module::AutodiffModule;
 use burn_autodiff::Autodiff;
 use sara_core::methods::sara::SaraConfig;
 use sara_core::{AnyAdapter, Backbone, MethodConfig, Seed, Targets};
-use sara_models::data::{self, Classes, Dataset, Examples};
-use sara_models::evaluate::predict;
-use sara_models::pretrained::{Checkpoint, Loaded};
+use sara_models::checkpoint::{Checkpoint, Loaded};
+use sara_models::classify::classify;
+use sara_models::classify::evaluate::predict;
+use sara_models::classify::{Classes, Dataset, Labels};
+use sara_models::data::Examples;
 use sara_models::run::OptimizerConfig;
 use sara_models::tokenizer::Tokenizer;
-use sara_models::train::{Options, Trained, classify};
+use sara_models::train::{Options, Trained};
 
 /// The backend: another one here, and everything runs there.
 type Device = burn_flex::Flex;
@@ -26,7 +28,7 @@ pub(crate) fn finetune(model_dir: &Path, texts: &[(&str, &str)]) -> sara_models:
     let tokenizer = Tokenizer::load(model_dir)?;
     let examples = Examples::labelled(texts.iter().copied());
     let classes = Classes::of_data(&examples)?;
-    let data = Dataset::prepare(&examples, &tokenizer, 64, data::Targets::Classes(&classes))?;
+    let data = Dataset::prepare(&examples, &tokenizer, 64, Labels::Classes(&classes))?;
 
     // The rank of each layer, from the singular values of its weight.
     let targets = Targets::AllLinear.select(&checkpoint.config.linears())?;
@@ -47,7 +49,7 @@ pub(crate) fn finetune(model_dir: &Path, texts: &[(&str, &str)]) -> sara_models:
     let (merged, _) = model.valid().merge(&adapter)?;
     let trained = Trained { adapter: None::<AnyAdapter<Device>>, head };
     let logits = predict(&merged, &trained, &data, NonZeroUsize::MIN)?;
-    Ok(logits.iter().map(|row| classes.names()[sara_models::metrics::largest(row)].clone()).collect())
+    Ok(logits.iter().map(|row| classes.names()[sara_models::train::metrics::largest(row)].clone()).collect())
 }
 
 fn main() -> sara_models::Result<()> {

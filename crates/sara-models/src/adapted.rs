@@ -1,5 +1,7 @@
 //! A model opened for use: the checkpoint, and beside it the adapter and head of a directory.
 
+pub mod handover;
+
 use std::path::Path;
 
 use burn::tensor::backend::Backend;
@@ -8,10 +10,11 @@ use sara_core::store::StoredAdapter;
 use sara_core::{AnyAdapter, Backbone, LinearOps, Seed};
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Classes, Dataset, Targets, Task, read};
+use crate::checkpoint::{Checkpoint, Loaded};
+use crate::classify::{Classes, Dataset, Labels};
+use crate::data::{Task, read};
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
-use crate::pretrained::{Checkpoint, Loaded};
 use crate::run;
 use crate::tokenizer::Tokenizer;
 use crate::train::Trained;
@@ -182,7 +185,7 @@ pub fn prepare(
         (_, Some(labels)) if labels.len() > 1 => Some(Classes::of_checkpoint(labels.to_vec())),
         _ => Some(Classes::of_data(&train)?),
     };
-    let targets = classes.as_ref().map_or(Targets::Values, Targets::Classes);
+    let targets = classes.as_ref().map_or(Labels::Values, Labels::Classes);
     let max_tokens = data.max_tokens.unwrap_or(usize::MAX);
     let train = Dataset::prepare(&train, tokenizer, max_tokens, targets)?;
     let valid = Dataset::prepare(&valid, tokenizer, max_tokens, targets)?;

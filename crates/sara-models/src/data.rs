@@ -3,18 +3,12 @@
 //! A file becomes [`Examples`], their labels become [`Classes`], both with a tokenizer a [`Dataset`] and its
 //! printable [`Report`]; [`batches`] orders the dataset and [`Dataset::batch`] pads one batch.
 
-mod batch;
-mod classes;
-mod dataset;
 mod read;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use batch::{Batch, Order, batches, collate};
-pub use classes::Classes;
-pub use dataset::{ClassCount, Dataset, Item, Lengths, Report, Target, Targets, ValueRange};
 pub use read::read;
 
 use crate::error::Error;
@@ -76,7 +70,7 @@ impl Examples {
         Self { path: PathBuf::from("examples in memory"), list }
     }
 
-    fn problem(&self, line: usize, problem: String) -> Error {
+    pub(crate) fn problem(&self, line: usize, problem: String) -> Error {
         Error::Data { path: self.path.clone(), line, problem }
     }
 }

@@ -10,11 +10,14 @@ use sara_core::ops::add;
 use sara_core::parameters::Tensors;
 use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
 
-use crate::config::{Dropouts, EncoderConfig};
+use crate::checkpoint::weights::weight_to_file;
+use crate::encoder::config::{Dropouts, EncoderConfig};
 use crate::ops::{EncoderOps, attention, gelu, layer_norm};
-use crate::weights::weight_to_file;
 
+pub mod config;
+pub mod head;
 mod inputs;
+mod load;
 pub use inputs::{Inputs, check_tokens};
 
 /// The linear layers of a block, in the order of all lists.
@@ -210,7 +213,7 @@ impl<B: EncoderOps> Norm<B> {
     }
 }
 
-/// Both lists have the order of [`EncoderConfig::linears`](crate::config::EncoderConfig::linears).
+/// Both lists have the order of [`EncoderConfig::linears`](crate::encoder::config::EncoderConfig::linears).
 impl<B: Backend> Backbone<B> for Encoder<B> {
     fn linears(&self) -> Vec<(Site, &Linear<B>)> {
         let linears =

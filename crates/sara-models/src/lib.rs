@@ -1,7 +1,7 @@
 //! RoBERTa and BERT with adapters: loading, data, training.
 //!
 //! A directory as Hugging Face writes it becomes a frozen [`Encoder`](encoder::Encoder) and a [`Head`](heads::Head), files
-//! of labelled texts become a [`Dataset`](data::Dataset), and [`classify`](train::classify()) trains an adapter of
+//! of labelled texts become a [`Dataset`](classify::Dataset), and [`classify`](classify::classify()) trains an adapter of
 //! `sara-core` beside the encoder. The command `sara` does the same from a run file.
 //!
 //! # From a checkpoint and two files to an adapter
@@ -14,11 +14,13 @@
 //! use burn_autodiff::Autodiff;
 //! use burn_flex::{Flex, FlexDevice};
 //! use sara_core::{MethodConfig, Seed, Targets};
-//! use sara_models::data::{self, Classes, Dataset, Task};
-//! use sara_models::evaluate::evaluate;
-//! use sara_models::pretrained::{Checkpoint, Loaded};
+//! use sara_models::classify::{Classes, Dataset, Labels};
+//! use sara_models::data::{self, Task};
+//! use sara_models::classify::evaluate::evaluate;
+//! use sara_models::checkpoint::{Checkpoint, Loaded};
 //! use sara_models::tokenizer::Tokenizer;
-//! use sara_models::train::{Options, Trained, classify};
+//! use sara_models::classify::classify;
+//! use sara_models::train::{Options, Trained};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let (dir, device) = (Path::new("roberta-base"), FlexDevice);
@@ -27,7 +29,7 @@
 //! // Texts become token ids, labels become classes.
 //! let examples = data::read(Path::new("train.jsonl"), Task::Classify)?;
 //! let classes = Classes::of_data(&examples)?;
-//! let prepare = |examples| Dataset::prepare(examples, &tokenizer, 128, data::Targets::Classes(&classes));
+//! let prepare = |examples| Dataset::prepare(examples, &tokenizer, 128, Labels::Classes(&classes));
 //! let train = prepare(&examples)?;
 //! let valid = prepare(&data::read(Path::new("valid.jsonl"), Task::Classify)?)?;
 //! println!("{}", train.report);
@@ -78,24 +80,16 @@
 //! `flex` (default), `ndarray`, `wgpu` and `cuda` are the backends; `autotune` times GPU kernels and keeps the fastest.
 
 pub mod adapted;
-pub mod config;
+pub mod checkpoint;
+pub mod classify;
 pub mod data;
 pub mod encoder;
 pub mod error;
-pub mod evaluate;
-pub mod handover;
-pub mod heads;
-pub mod metrics;
 mod nearest;
 pub mod ops;
-pub mod optimizer;
 pub mod plot;
-pub mod pretrained;
 pub mod run;
-pub mod run_dir;
-pub mod schedule;
 pub mod tokenizer;
 pub mod train;
-pub mod weights;
 
 pub use error::{Error, Result};

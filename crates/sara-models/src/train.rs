@@ -1,6 +1,6 @@
 //! Training: what is trained, for how long, and what a run leaves behind.
 //!
-//! The loop itself is [`classify`](classify()), and one turn of it [`step`](step()), to be read from top to bottom. It asks a [`Journal`] to write things
+//! The loop itself is [`classify`](crate::classify::classify()), and one turn of it [`step`](step()), to be read from top to bottom. It asks a [`Journal`] to write things
 //! down and to keep checkpoints; `()` is the journal that keeps nothing.
 
 use std::num::NonZeroUsize;
@@ -11,17 +11,18 @@ use sara_core::parameters::Tensors;
 use sara_core::{Adapter, Figure, LinearOps};
 use serde::{Deserialize, Serialize};
 
-mod classify;
+pub mod metrics;
+pub mod optimizer;
+pub mod schedule;
 mod step;
 
-pub use classify::classify;
 pub use step::{StepOptions, Stepped, step};
 
-use crate::data::{Dataset, Order, batches};
+use crate::classify::{Dataset, Order, batches};
+use crate::encoder::head::Head;
 use crate::error::Result;
-use crate::heads::Head;
-use crate::metrics::Metrics;
 use crate::run::OptimizerConfig;
+use crate::train::metrics::Metrics;
 
 /// Everything that is trained: the adapter, and the head of the task.
 #[derive(Module, Debug)]
@@ -170,7 +171,7 @@ impl<B: LinearOps, A: Adapter<B>> Journal<B, A> for () {}
 #[derive(Debug)]
 pub struct Timetable {
     lengths: Vec<usize>,
-    batch_size: NonZeroUsize,
+    pub(crate) batch_size: NonZeroUsize,
     accumulate: usize,
     order: OrderOfEpochs,
     /// Optimizer steps of an epoch.

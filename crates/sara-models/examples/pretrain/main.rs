@@ -20,11 +20,11 @@ use rand::{Rng, RngCore};
 use sara_core::parameters::Tensors;
 use sara_core::store::{write_file, write_safetensors};
 use sara_core::{AnyAdapter, Pass, Seed};
-use sara_models::data::{Item, Order, Target, batches, collate};
+use sara_models::checkpoint::Checkpoint;
+use sara_models::classify::{Gold, Item, Order, batches, collate};
 use sara_models::encoder::{Encoder, Inputs};
-use sara_models::optimizer::{AdamWConfig, Optimizer, clip_by_global_norm};
-use sara_models::pretrained::Checkpoint;
-use sara_models::schedule::Schedule;
+use sara_models::train::optimizer::{AdamWConfig, Optimizer, clip_by_global_norm};
+use sara_models::train::schedule::Schedule;
 use serde_json::json;
 use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::pre_tokenizers::whitespace::Whitespace;
@@ -83,7 +83,7 @@ fn main() -> Result<()> {
     let tokenizer = sara_models::tokenizer::Tokenizer::load(&model_dir)?;
     let encode = |text: &String| -> Result<Item> {
         let encoded = tokenizer.encode(text, None, 64)?;
-        Ok(Item { ids: encoded.ids, types: encoded.types, target: Target::None })
+        Ok(Item { ids: encoded.ids, types: encoded.types, target: Gold::None })
     };
     let items: Vec<Item> = corpus.iter().map(encode).collect::<Result<_>>()?;
 
@@ -183,7 +183,7 @@ fn write_config(vocabulary: usize, dir: &Path) -> Result<()> {
 
 /// A checkpoint of first values, so that loading is the one way into a model.
 fn write_first_values(vocabulary: usize, seed: u64, dir: &Path) -> Result<()> {
-    let config = sara_models::config::EncoderConfig::read(dir)?;
+    let config = sara_models::encoder::config::EncoderConfig::read(dir)?;
     let hidden = config.hidden;
     let normal = |name: &str, shape: [usize; 2]| {
         Seed(seed).normal::<Flex, 2>(name, shape, config.initializer_range, &FlexDevice).val().into_data()

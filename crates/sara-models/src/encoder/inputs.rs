@@ -5,8 +5,8 @@ use std::fmt::Display;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 
-use crate::config::{EncoderConfig, Family};
-use crate::data::{Batch, Dataset, Item};
+use crate::classify::{Batch, Dataset, Item};
+use crate::encoder::config::{EncoderConfig, Family};
 use crate::error::Error;
 
 /// One padded batch on the device, every tensor `[batch, seq]`.

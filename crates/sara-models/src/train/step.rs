@@ -8,11 +8,11 @@ use sara_core::parameters::without_gradient;
 use sara_core::{Pass, Progress, Seed, Seen, Trainable};
 
 use super::Trained;
-use crate::data::Batch;
+use crate::classify::Batch;
 use crate::encoder::{Encoder, Inputs};
 use crate::error::{Error, Result};
 use crate::ops::EncoderOps;
-use crate::optimizer::{Optimizer, accumulate, clip_by_global_norm};
+use crate::train::optimizer::{Optimizer, accumulate, clip_by_global_norm};
 
 /// What a step depends on beside its examples and the values it starts from.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use sara_models::data::{
-    Batch, Classes, Dataset, Example, Examples, Item, Label, Lengths, Order, Target, Targets, Task, batches,
-    collate, read,
-};
+use sara_models::classify::{Batch, Classes, Dataset, Gold, Item, Labels, Lengths, Order, batches, collate};
+use sara_models::data::{Example, Examples, Label, Task, read};
 use sara_models::tokenizer::Tokenizer;
 use sara_models::{Error, Result};
 use serde_json::{Value, json};
@@ -396,11 +394,11 @@ fn a_dataset_keeps_order_drops_the_unlabelled_and_reports() {
         .collect();
     let examples = Examples { path: PathBuf::from("train.jsonl"), list };
     let classes = checkpoint(&["bad", "unused", "good"]);
-    let dataset = Dataset::prepare(&examples, &load(&bert()), 5, Targets::Classes(&classes)).unwrap();
+    let dataset = Dataset::prepare(&examples, &load(&bert()), 5, Labels::Classes(&classes)).unwrap();
     let ids: Vec<_> = dataset.items.iter().map(|item| item.ids.as_slice()).collect();
     assert_eq!(ids, [&[CLS, A, SEP][..], &[CLS, A, B, C, SEP], &[CLS, C, 7, SEP], &[CLS, 8, SEP]]);
     let targets: Vec<_> = dataset.items.iter().map(|item| item.target).collect();
-    assert_eq!(targets, [2, 0, 2, 2].map(Target::Class));
+    assert_eq!(targets, [2, 0, 2, 2].map(Gold::Class));
     assert_eq!(dataset.lengths(), [3, 5, 4, 3]);
 
     let report = &dataset.report;
@@ -424,53 +422,50 @@ fn a_dataset_keeps_order_drops_the_unlabelled_and_reports() {
 fn values_become_targets_and_prediction_needs_none() {
     let tokenizer = load(&bert());
     let examples = labelled([Some(Label::Value(0.1)), None, Some(Label::Value(3.0))]);
-    let dataset = Dataset::prepare(&examples, &tokenizer, 8, Targets::Values).unwrap();
-    assert_eq!(
-        dataset.items.iter().map(|item| item.target).collect::<Vec<_>>(),
-        [0.1, 3.0].map(Target::Value)
-    );
+    let dataset = Dataset::prepare(&examples, &tokenizer, 8, Labels::Values).unwrap();
+    assert_eq!(dataset.items.iter().map(|item| item.target).collect::<Vec<_>>(), [0.1, 3.0].map(Gold::Value));
     assert!(
         dataset.report.to_string().ends_with("\n  values     smallest 0.1000, mean 1.5500, largest 3.0000"),
         "{}",
         dataset.report
     );
 
-    let all = Dataset::prepare(&examples, &tokenizer, 8, Targets::Ignored).unwrap();
-    assert_eq!(all.items.iter().map(|item| item.target).collect::<Vec<_>>(), [Target::None; 3]);
+    let all = Dataset::prepare(&examples, &tokenizer, 8, Labels::Ignored).unwrap();
+    assert_eq!(all.items.iter().map(|item| item.target).collect::<Vec<_>>(), [Gold::None; 3]);
     assert_eq!(all.report.dropped, 0);
 }
 
 #[test]
 fn a_dataset_refuses_empty_texts_and_wrong_labels() {
     let tokenizer = load(&bert());
-    let prepare = |list: Vec<Example>, targets: Targets<'_>| {
+    let prepare = |list: Vec<Example>, targets: Labels<'_>| {
         let examples = Examples { path: PathBuf::from("x.jsonl"), list };
         Dataset::prepare(&examples, &tokenizer, 8, targets).unwrap_err().to_string()
     };
     for text in ["", " \t", "[PAD] [PAD]"] {
         let list = vec![example("a", None, None, 1), example(text, Some("b"), None, 2)];
         assert_eq!(
-            prepare(list, Targets::Ignored),
+            prepare(list, Labels::Ignored),
             "x.jsonl, line 2: the text has no token of its own; write some text or remove the line"
         );
     }
     let unknown = Examples { path: PathBuf::from("x.jsonl"), list: vec![example("?", None, None, 1)] };
     assert!(
-        Dataset::prepare(&unknown, &tokenizer, 8, Targets::Ignored).is_ok(),
+        Dataset::prepare(&unknown, &tokenizer, 8, Labels::Ignored).is_ok(),
         "an unknown token is a token"
     );
     let classes = checkpoint(&["a", "b"]);
     let without = vec![example("a", None, None, 1)];
     assert_eq!(
-        prepare(without.clone(), Targets::Classes(&classes)),
+        prepare(without.clone(), Labels::Classes(&classes)),
         "x.jsonl: none of its 1 examples has a label; add \"label\" to each line"
     );
     assert_eq!(
-        prepare(without, Targets::Values),
+        prepare(without, Labels::Values),
         "x.jsonl: none of its 1 examples has a label; add \"label\" to each line"
     );
     assert_eq!(
-        prepare(vec![example("a", None, index(1), 4)], Targets::Values),
+        prepare(vec![example("a", None, index(1), 4)], Labels::Values),
         "x.jsonl, line 4: the label is a class, not a value; read the file for task = \"regress\""
     );
 }
@@ -565,8 +560,8 @@ fn shuffled_batches_pad_little_and_come_in_no_order_of_length() {
 fn collate_pads_on_the_right_to_the_longest() {
     let item = |ids: &[u32], types: &[u32], target| Item { ids: ids.to_vec(), types: types.to_vec(), target };
     let [short, long] = [
-        item(&[2, 4, 3], &[0, 0, 1], Target::Class(1)),
-        item(&[2, 4, 3, 5, 3], &[0, 0, 0, 1, 1], Target::Class(0)),
+        item(&[2, 4, 3], &[0, 0, 1], Gold::Class(1)),
+        item(&[2, 4, 3, 5, 3], &[0, 0, 0, 1, 1], Gold::Class(0)),
     ];
     assert_eq!(
         collate(&[&short, &long], 9),
@@ -580,7 +575,7 @@ fn collate_pads_on_the_right_to_the_longest() {
             values: vec![],
         }
     );
-    let value = item(&[2, 3], &[0, 0], Target::Value(0.25));
+    let value = item(&[2, 3], &[0, 0], Gold::Value(0.25));
     let batch = collate(&[&value], 9);
     assert_eq!((batch.columns, batch.values, batch.classes), (2, vec![0.25], vec![]));
     assert_eq!(collate(&[], 9).rows, 0);
@@ -588,7 +583,7 @@ fn collate_pads_on_the_right_to_the_longest() {
 
 #[test]
 fn a_dataset_batches_by_index() {
-    let dataset = Dataset::prepare(&labelled([None, None]), &load(&bert()), 8, Targets::Ignored).unwrap();
+    let dataset = Dataset::prepare(&labelled([None, None]), &load(&bert()), 8, Labels::Ignored).unwrap();
     let batch = dataset.batch(&[1, 0, 1], PAD);
     assert_eq!((batch.rows, batch.columns, batch.classes.len()), (3, 4, 0));
     assert_eq!(batch.ids[4..8], [CLS as i32, A as i32, B as i32, SEP as i32]);

@@ -1,6 +1,6 @@
 //! Metrics against scikit-learn and scipy, and where those warn.
 
-use sara_models::metrics::{
+use sara_models::train::metrics::{
     Metrics, accuracy, classification, largest, macro_f1, matthews, pearson, regression, spearman,
 };
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use sara_core::{AnyAdapter, MethodConfig, Pass, RankPlan, Seed};
+use sara_models::checkpoint::{Checkpoint, Loaded};
 use sara_models::encoder::Inputs;
 use sara_models::ops::EncoderOps;
-use sara_models::pretrained::{Checkpoint, Loaded};
 
 mod config;
 mod heads;

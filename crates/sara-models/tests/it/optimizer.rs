@@ -8,7 +8,7 @@ use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use sara_models::Error;
-use sara_models::optimizer::{AdamWConfig, Optimizer, accumulate, clip_by_global_norm};
+use sara_models::train::optimizer::{AdamWConfig, Optimizer, accumulate, clip_by_global_norm};
 
 type Cpu = Autodiff<Flex>;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sara_models::data::Task;
 use sara_models::run::{BackboneDropout, Device, Run, Targets};
-use sara_models::schedule::Schedule;
+use sara_models::train::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
 const LEAST: &str = r#"

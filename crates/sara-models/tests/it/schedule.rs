@@ -1,6 +1,6 @@
 //! Learning rates against those of transformers' `get_scheduler`.
 
-use sara_models::schedule::{Schedule, warmup_steps};
+use sara_models::train::schedule::{Schedule, warmup_steps};
 
 /// Both sides compute in f64, in the same order but for the cosine's argument.
 const ROUNDING: f64 = 1e-18;

@@ -18,12 +18,13 @@ use sara_core::{
     Targets, Trainable,
 };
 use sara_models::adapted::Adapted;
-use sara_models::data::{self, Batch, Dataset, Item, Lengths, Report};
+use sara_models::checkpoint::{Checkpoint, Loaded};
+use sara_models::classify::classify;
+use sara_models::classify::{Batch, Dataset, Gold, Item, Lengths, Report};
 use sara_models::encoder::{Encoder, Inputs};
-use sara_models::optimizer::{AdamWConfig, Optimizer};
-use sara_models::pretrained::{Checkpoint, Loaded};
 use sara_models::run::OptimizerConfig;
-use sara_models::train::{Options, StepOptions, Stepped, Trained, classify, step};
+use sara_models::train::optimizer::{AdamWConfig, Optimizer};
+use sara_models::train::{Options, StepOptions, Stepped, Trained, step};
 
 use super::model::{NOISE, Stored, assert_close, fixture, floats, golden_inputs, ints, stored};
 
@@ -98,7 +99,7 @@ fn the_backbone_never_moves_and_biases_do_not_decay() {
     let item = |row: usize| Item {
         ids: vec![0, 5 + row as u32, 9, 2],
         types: vec![0; 4],
-        target: data::Target::Class(row % 3),
+        target: Gold::Class(row % 3),
     };
     let tokens = Lengths { min: 4, p25: 4, p50: 4, p75: 4, p95: 4, max: 4 };
     let report = Report {

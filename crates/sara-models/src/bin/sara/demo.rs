@@ -9,10 +9,11 @@ use clap::Args;
 use sara_core::methods::{adalora::AdaloraConfig, lora::LoraConfig, sara::SaraConfig};
 use sara_core::store::{replace_dir, write_file};
 use sara_core::{AnyAdapter, MethodConfig, Seed};
-use sara_models::pretrained::Loaded;
+use sara_models::checkpoint::Loaded;
+use sara_models::classify::classify;
+use sara_models::run::dir::RunDir;
 use sara_models::run::{Data, Device, OptimizerConfig, Run, Targets};
-use sara_models::run_dir::RunDir;
-use sara_models::train::{Options, Trained, classify};
+use sara_models::train::{Options, Trained};
 use serde::Serialize;
 
 use crate::console::{Console, count, table};

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::Args;
 use sara_models::adapted::Adapted;
-use sara_models::data::{Dataset, Targets, Task, read};
-use sara_models::evaluate::evaluate;
-use sara_models::metrics::Metrics;
+use sara_models::classify::evaluate::evaluate;
+use sara_models::classify::{Dataset, Labels};
+use sara_models::data::{Task, read};
 use sara_models::run::Device;
+use sara_models::train::metrics::Metrics;
 use serde::Serialize;
 
 use crate::console::Console;
@@ -56,8 +57,8 @@ impl Job for &Eval {
         let examples = read(&self.data, answer.task)?;
         let classes = answer.classes();
         let targets = match answer.task {
-            Task::Classify => Targets::Classes(&classes),
-            Task::Regress => Targets::Values,
+            Task::Classify => Labels::Classes(&classes),
+            Task::Regress => Labels::Values,
         };
         let max_tokens = checkpoint.config.max_tokens(self.max_tokens)?;
         let data = Dataset::prepare(&examples, &tokenizer, max_tokens, targets)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::Args;
 use sara_models::adapted::Adapted;
-use sara_models::handover::{PeftProfile, export_peft};
+use sara_models::adapted::handover::{PeftProfile, export_peft};
 use sara_models::run::Device;
 use serde::Serialize;
 

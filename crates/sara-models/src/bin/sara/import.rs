@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::Args;
 use sara_models::adapted::read_adapter;
-use sara_models::pretrained::Checkpoint;
+use sara_models::checkpoint::Checkpoint;
 use sara_models::run::Device;
 use serde::Serialize;
 

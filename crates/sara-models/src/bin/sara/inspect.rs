@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use sara_core::store::{StoredAdapter, read_safetensors};
-use sara_models::pretrained::Checkpoint;
+use sara_models::checkpoint::Checkpoint;
 use serde::Serialize;
 use serde_json::{Value, json};
 

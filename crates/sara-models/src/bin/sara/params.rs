@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use sara_core::{MethodConfig, Planned, RankPlan, Target, Targets};
-use sara_models::config::EncoderConfig;
-use sara_models::pretrained::Checkpoint;
+use sara_models::checkpoint::Checkpoint;
+use sara_models::encoder::config::EncoderConfig;
 use sara_models::run::{Device, Run};
 use serde::Serialize;
 

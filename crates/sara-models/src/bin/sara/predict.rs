@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use sara_core::store::write_file;
 use sara_models::adapted::Adapted;
-use sara_models::data::{Dataset, Targets, read};
-use sara_models::evaluate::predict;
+use sara_models::classify::evaluate::predict;
+use sara_models::classify::{Dataset, Labels};
+use sara_models::data::read;
 use sara_models::run::Device;
 use serde::Serialize;
 
@@ -56,7 +57,7 @@ impl Job for &Predict {
             Adapted::<B>::open(&self.model, self.adapter.as_deref(), device)?;
         let examples = read(&self.data, answer.task)?;
         let max_tokens = checkpoint.config.max_tokens(self.max_tokens)?;
-        let data = Dataset::prepare(&examples, &tokenizer, max_tokens, Targets::Ignored)?;
+        let data = Dataset::prepare(&examples, &tokenizer, max_tokens, Labels::Ignored)?;
         let logits = predict(&model, &trained, &data, self.batch_size)?;
         Ok((data, logits, notes))
     }

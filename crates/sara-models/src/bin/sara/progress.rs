@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use sara_core::{AnyAdapter, LinearOps};
 use sara_models::Result;
-use sara_models::run_dir::RunJournal;
+use sara_models::run::dir::RunJournal;
 use sara_models::train::{EvaluationRecord, Journal, State, StepRecord, Trained};
 
 use crate::console::Console;

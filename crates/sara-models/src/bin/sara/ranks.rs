@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use clap::Args;
 use sara_core::{Target, WeightSource};
+use sara_models::checkpoint::Checkpoint;
 use sara_models::plot::{SiteSpectrum, spectra_svg};
-use sara_models::pretrained::Checkpoint;
 use sara_models::run::Device;
 use sara_svd::{Convention, SpectrumRank, spectrum_rank};
 use serde::Serialize;

@@ -8,16 +8,17 @@ use clap::Args;
 use sara_core::parameters::Tensors;
 use sara_core::store::{Manifest, write_file};
 use sara_core::{Adapter, AnyAdapter, MethodConfig, RankPlan, Seed};
+use sara_models::adapted::handover::{PeftProfile, export_peft, manifest};
 use sara_models::adapted::{Adapted, Answer, read_adapter};
-use sara_models::data::Dataset;
+use sara_models::checkpoint::{Checkpoint, Loaded};
+use sara_models::classify::Dataset;
+use sara_models::classify::classify;
 use sara_models::encoder::check_tokens;
-use sara_models::handover::{PeftProfile, export_peft, manifest};
-use sara_models::metrics::Metrics;
-use sara_models::pretrained::{Checkpoint, Loaded};
+use sara_models::run::dir::{RunDir, final_ranks};
 use sara_models::run::{BackboneDropout, Device, Run};
-use sara_models::run_dir::{RunDir, final_ranks};
 use sara_models::tokenizer::Tokenizer;
-use sara_models::train::{Best, Options, Outcome, State, Trained, classify, peak_memory_bytes};
+use sara_models::train::metrics::Metrics;
+use sara_models::train::{Best, Options, Outcome, State, Trained, peak_memory_bytes};
 use serde::Serialize;
 
 use crate::console::{Console, count, table};
@@ -218,7 +219,7 @@ pub(crate) fn execute<B: Compute>(
     let dropouts = match run.backbone_dropout {
         BackboneDropout::Checkpoint => checkpoint.config.dropouts,
         BackboneDropout::Rate(rate) => {
-            sara_models::config::Dropouts { hidden: rate, attention: rate, classifier: rate }
+            sara_models::encoder::config::Dropouts { hidden: rate, attention: rate, classifier: rate }
         }
     };
     console.say(format!("dropout     {} in the backbone", dropouts.hidden));

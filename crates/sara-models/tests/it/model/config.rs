@@ -1,7 +1,7 @@
 //! What `config.json` means, and what is refused.
 
 use sara_core::Targets;
-use sara_models::config::{EncoderConfig, Family};
+use sara_models::encoder::config::{EncoderConfig, Family};
 use serde_json::json;
 
 use super::fixture;

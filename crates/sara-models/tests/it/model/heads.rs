@@ -5,8 +5,8 @@ use burn_autodiff::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 use sara_core::parameters::{Tensors, count_trained};
 use sara_core::{Pass, Seed};
-use sara_models::config::Dropouts;
-use sara_models::pretrained::Checkpoint;
+use sara_models::checkpoint::Checkpoint;
+use sara_models::encoder::config::Dropouts;
 
 use super::{FIXTURES, assert_close, changed, fixture, floats, golden_inputs, no_adapter, outputs, stored};
 

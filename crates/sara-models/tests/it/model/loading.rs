@@ -4,9 +4,9 @@ use burn::tensor::Tensor;
 use burn_flex::{Flex, FlexDevice};
 use safetensors::Dtype;
 use sara_core::{Backbone, Seed, WeightSource};
-use sara_models::config::EncoderConfig;
+use sara_models::checkpoint::Checkpoint;
 use sara_models::encoder::Inputs;
-use sara_models::pretrained::Checkpoint;
+use sara_models::encoder::config::EncoderConfig;
 
 use super::{changed, fixture, stored};
 

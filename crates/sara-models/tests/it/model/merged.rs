@@ -5,8 +5,8 @@ use std::path::Path;
 use burn_flex::{Flex, FlexDevice};
 use safetensors::Dtype;
 use sara_core::{Backbone, MethodConfig, Pass, RankPlan, Seed};
-use sara_models::config::EncoderConfig;
-use sara_models::pretrained::Checkpoint;
+use sara_models::checkpoint::Checkpoint;
+use sara_models::encoder::config::EncoderConfig;
 use serde_json::Value;
 
 use super::{FIXTURES, Stored, assert_close, changed, fixture, golden_inputs, outputs, stored};

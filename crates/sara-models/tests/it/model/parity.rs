@@ -1,9 +1,9 @@
 //! Outputs of transformers: padded batches, text pairs, every kind of file.
 
 use sara_core::Seed;
+use sara_models::checkpoint::Checkpoint;
 use sara_models::encoder::Inputs;
 use sara_models::ops::EncoderOps;
-use sara_models::pretrained::Checkpoint;
 use serde::Deserialize;
 
 use super::{FIXTURES, assert_close, changed, fixture, floats, golden_inputs, outputs, stored};

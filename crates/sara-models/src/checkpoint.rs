@@ -6,14 +6,14 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use sara_core::{Seed, Target, WeightSource};
 
-use crate::config::EncoderConfig;
+use crate::checkpoint::weights::{Weights, to_f32};
 use crate::encoder::Encoder;
+use crate::encoder::config::EncoderConfig;
+use crate::encoder::head::Head;
 use crate::error::Error;
-use crate::heads::Head;
-use crate::weights::{Weights, to_f32};
 
-mod load;
 mod save;
+pub mod weights;
 
 /// The directory of a checkpoint, with its weights mapped and not yet read.
 #[derive(Debug)]
@@ -22,9 +22,9 @@ pub struct Checkpoint {
     pub dir: PathBuf,
     /// Its `config.json`.
     pub config: EncoderConfig,
-    weights: Weights,
+    pub(crate) weights: Weights,
     /// What stands before the encoder's names: `roberta.`, `bert.`, or nothing in the checkpoint of a bare encoder.
-    prefix: String,
+    pub(crate) prefix: String,
 }
 
 /// A model with its head, in f32.
@@ -97,7 +97,7 @@ impl Checkpoint {
     }
 
     /// A name of the model with a head, as this checkpoint's files have it.
-    fn in_file(&self, name: &str) -> String {
+    pub(crate) fn in_file(&self, name: &str) -> String {
         match name.strip_prefix(self.config.family.name()).and_then(|rest| rest.strip_prefix('.')) {
             Some(rest) => format!("{}{rest}", self.prefix),
             None => name.to_owned(),
@@ -106,7 +106,7 @@ impl Checkpoint {
 }
 
 /// What the names of a head's tensors begin with.
-const HEAD: &str = "classifier.";
+pub(crate) const HEAD: &str = "classifier.";
 
 /// Reads the weights of one checkpoint.
 struct WeightReader<'a, B: Backend> {

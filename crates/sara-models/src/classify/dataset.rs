@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Batch, Classes, Example, Examples, Label, collate};
+use super::{Batch, Classes, collate};
+use crate::data::{Example, Examples, Label};
 use crate::error::{Error, Result};
 use crate::tokenizer::{Encoded, Tokenizer};
 
@@ -27,12 +28,12 @@ pub struct Item {
     /// Token types.
     pub types: Vec<u32>,
     /// What the model should say.
-    pub target: Target,
+    pub target: Gold,
 }
 
 /// What the model should say about one example.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Target {
+pub enum Gold {
     /// The index of a class.
     Class(usize),
     /// A number.
@@ -43,7 +44,7 @@ pub enum Target {
 
 /// What is made of the labels.
 #[derive(Debug, Clone, Copy)]
-pub enum Targets<'a> {
+pub enum Labels<'a> {
     /// Indices of these classes; an example without a label is dropped.
     Classes(&'a Classes),
     /// Numbers; an example without a label is dropped.
@@ -120,17 +121,17 @@ impl Dataset {
         examples: &Examples,
         tokenizer: &Tokenizer,
         max_tokens: usize,
-        targets: Targets<'_>,
+        targets: Labels<'_>,
     ) -> Result<Self> {
         let mut wanted = targets_of(examples, targets)?;
         let mut kept: Vec<&Example> = examples.list.iter().collect();
-        if !matches!(targets, Targets::Ignored) {
+        if !matches!(targets, Labels::Ignored) {
             kept = kept
                 .into_iter()
                 .zip(&wanted)
-                .filter_map(|(e, target)| (*target != Target::None).then_some(e))
+                .filter_map(|(e, target)| (*target != Gold::None).then_some(e))
                 .collect();
-            wanted.retain(|target| *target != Target::None);
+            wanted.retain(|target| *target != Gold::None);
         }
         if kept.is_empty() {
             return Err(Error::NoLabels { path: examples.path.clone(), examples: examples.list.len() });
@@ -173,17 +174,17 @@ impl Dataset {
     }
 }
 
-fn targets_of(examples: &Examples, targets: Targets<'_>) -> Result<Vec<Target>> {
+fn targets_of(examples: &Examples, targets: Labels<'_>) -> Result<Vec<Gold>> {
     match targets {
-        Targets::Ignored => Ok(vec![Target::None; examples.list.len()]),
-        Targets::Classes(classes) => {
+        Labels::Ignored => Ok(vec![Gold::None; examples.list.len()]),
+        Labels::Classes(classes) => {
             let indices = classes.indices(examples)?;
-            Ok(indices.into_iter().map(|index| index.map_or(Target::None, Target::Class)).collect())
+            Ok(indices.into_iter().map(|index| index.map_or(Gold::None, Gold::Class)).collect())
         }
-        Targets::Values => {
+        Labels::Values => {
             let value = |example: &Example| match &example.label {
-                None => Ok(Target::None),
-                Some(Label::Value(value)) => Ok(Target::Value(*value as f32)),
+                None => Ok(Gold::None),
+                Some(Label::Value(value)) => Ok(Gold::Value(*value as f32)),
                 Some(Label::Name(_) | Label::Index(_)) => {
                     let problem = "the label is a class, not a value; read the file for task = \"regress\"";
                     Err(examples.problem(example.line, problem.to_owned()))
@@ -194,12 +195,12 @@ fn targets_of(examples: &Examples, targets: Targets<'_>) -> Result<Vec<Target>> 
     }
 }
 
-fn count(wanted: &[Target], targets: Targets<'_>) -> Vec<ClassCount> {
-    let Targets::Classes(classes) = targets else { return Vec::new() };
+fn count(wanted: &[Gold], targets: Labels<'_>) -> Vec<ClassCount> {
+    let Labels::Classes(classes) = targets else { return Vec::new() };
     let mut counts: Vec<_> =
         classes.names().iter().map(|name| ClassCount { name: name.clone(), count: 0 }).collect();
     for target in wanted {
-        if let Target::Class(index) = target {
+        if let Gold::Class(index) = target {
             counts[*index].count += 1;
         }
     }
@@ -207,12 +208,10 @@ fn count(wanted: &[Target], targets: Targets<'_>) -> Vec<ClassCount> {
 }
 
 impl ValueRange {
-    fn of(targets: &[Target]) -> Option<Self> {
+    fn of(targets: &[Gold]) -> Option<Self> {
         let values: Vec<f64> = targets
             .iter()
-            .filter_map(
-                |target| if let Target::Value(value) = target { Some(f64::from(*value)) } else { None },
-            )
+            .filter_map(|target| if let Gold::Value(value) = target { Some(f64::from(*value)) } else { None })
             .collect();
         let min = values.iter().copied().reduce(f64::min)?;
         let max = values.iter().copied().reduce(f64::max)?;

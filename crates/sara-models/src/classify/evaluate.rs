@@ -4,12 +4,12 @@ use std::num::NonZeroUsize;
 
 use sara_core::{Adapter, Pass};
 
-use crate::data::{Dataset, Order, Target, batches};
+use crate::classify::{Dataset, Gold, Order, batches};
 use crate::encoder::{Encoder, Inputs};
 use crate::error::Result;
-use crate::metrics::{Metrics, classification, regression};
 use crate::ops::EncoderOps;
 use crate::train::Trained;
+use crate::train::metrics::{Metrics, classification, regression};
 
 /// The logits of every example, in the order of the dataset; each row is `[n_labels]`.
 ///
@@ -57,15 +57,15 @@ pub fn measure(logits: &[Vec<f32>], data: &Dataset) -> Metrics {
     let (mut loss, mut classes, mut values) = (0.0, Vec::new(), Vec::new());
     for (row, item) in logits.iter().zip(&data.items) {
         match item.target {
-            Target::Class(class) => {
+            Gold::Class(class) => {
                 loss += cross_entropy(row, class);
                 classes.push(class);
             }
-            Target::Value(value) => {
+            Gold::Value(value) => {
                 loss += (f64::from(row[0]) - f64::from(value)).powi(2);
                 values.push(f64::from(value));
             }
-            Target::None => {}
+            Gold::None => {}
         }
     }
     let mut metrics = if values.is_empty() {

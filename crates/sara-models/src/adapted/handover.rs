@@ -10,8 +10,8 @@ use sara_core::{LinearOps, MethodConfig, RankPlan};
 pub use sara_core::export::peft::Profile as PeftProfile;
 
 use crate::adapted::{Adapted, Answer};
+use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::pretrained::Checkpoint;
 
 /// The description of an adapter of this model.
 ///

@@ -15,11 +15,11 @@ use sara_core::error::{Error as CoreError, Result as CoreResult};
 use serde_json::{Value, json};
 
 use super::{Checkpoint, HEAD};
-use crate::config;
+use crate::checkpoint::weights::{INDEX_FILE, SINGLE_FILE, encode, fits, weight_to_file};
 use crate::encoder::Encoder;
+use crate::encoder::config;
+use crate::encoder::head::Head;
 use crate::error::Error;
-use crate::heads::Head;
-use crate::weights::{INDEX_FILE, SINGLE_FILE, encode, fits, weight_to_file};
 
 /// Bytes of tensors in one file, as transformers 4 splits them.
 const SHARD_BYTES: usize = 5_000_000_000;
@@ -259,7 +259,7 @@ fn write_file(path: &Path, tensors: Vec<(&String, &Piece<'_>)>) -> CoreResult<()
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::Weights;
+    use crate::checkpoint::weights::Weights;
 
     #[test]
     fn shards_keep_to_their_limit_and_open_as_one() {

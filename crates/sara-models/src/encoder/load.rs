@@ -10,12 +10,12 @@ use safetensors::tensor::TensorView;
 use sara_core::Seed;
 use sara_core::parameters::state;
 
-use super::{Checkpoint, HEAD, Loaded};
-use crate::config::{Dropouts, Family};
+use crate::checkpoint::weights::{to_f32, to_f32_transposed};
+use crate::checkpoint::{Checkpoint, HEAD, Loaded};
+use crate::encoder::config::{Dropouts, Family};
+use crate::encoder::head::{self, Head};
 use crate::encoder::{Embeddings, Encoder, Layer, Norm};
 use crate::error::Error;
-use crate::heads::{self, Head};
-use crate::weights::{to_f32, to_f32_transposed};
 
 /// Buffers and other heads that checkpoints bring along, and that a classifier has no use for.
 const IGNORED: [&str; 3] = ["lm_head.", "cls.predictions.", "cls.seq_relationship."];
@@ -23,7 +23,7 @@ const IGNORED: [&str; 3] = ["lm_head.", "cls.predictions.", "cls.seq_relationshi
 const IGNORED_INSIDE: [&str; 2] = ["embeddings.position_ids", "embeddings.token_type_ids"];
 
 impl Checkpoint {
-    pub(super) fn load_parts<B: Backend>(
+    pub(crate) fn load_parts<B: Backend>(
         &self,
         n_labels: usize,
         own_head: bool,
@@ -50,7 +50,7 @@ impl Checkpoint {
     }
 
     /// True for a tensor that is dropped without a word.
-    pub(super) fn ignores(&self, name: &str) -> bool {
+    pub(crate) fn ignores(&self, name: &str) -> bool {
         let inside = name.strip_prefix(&self.prefix);
         let pooler =
             self.config.family == Family::Roberta && inside.is_some_and(|name| name.starts_with("pooler."));
@@ -103,7 +103,7 @@ impl Checkpoint {
         seed: Seed,
     ) -> (Head<B>, Vec<String>) {
         let (family, hidden) = (self.config.family, self.config.hidden);
-        let [dense_path, out_path] = heads::paths(family);
+        let [dense_path, out_path] = head::paths(family);
         let mut notes = Vec::new();
         let own_dense = match family {
             Family::Roberta => own_head,

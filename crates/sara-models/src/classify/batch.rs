@@ -6,7 +6,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 
-use super::{Item, Target};
+use super::{Gold, Item};
 
 /// Batches that are sorted by length together: enough for little padding, few enough to leave the order random.
 const BATCHES_PER_BUCKET: usize = 50;
@@ -103,9 +103,9 @@ pub fn collate(items: &[&Item], pad_id: u32) -> Batch {
             batch.mask[start + column] = true;
         }
         match item.target {
-            Target::Class(class) => batch.classes.push(class as i32),
-            Target::Value(value) => batch.values.push(value),
-            Target::None => {}
+            Gold::Class(class) => batch.classes.push(class as i32),
+            Gold::Value(value) => batch.values.push(value),
+            Gold::None => {}
         }
     }
     batch

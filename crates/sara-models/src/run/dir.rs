@@ -13,8 +13,8 @@ use sara_core::{AnyAdapter, Figure, LinearOps};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::metrics::Metrics;
 use crate::plot::{Curves, Metric, Point, SiteRank, loss_svg, ranks_svg};
+use crate::train::metrics::Metrics;
 use crate::train::{Best, EvaluationRecord, Journal, State, StepRecord, Trained};
 
 const RUN: &str = "run.toml";

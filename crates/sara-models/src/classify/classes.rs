@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Example, Examples, Label};
+use crate::data::{Example, Examples, Label};
 use crate::error::{Error, Result};
 
 /// How many names an error message lists.

@@ -8,9 +8,9 @@ use sara_core::low_rank::linear;
 use sara_core::parameters::{Tensors, edit};
 use sara_core::{LinearOps, Pass};
 
-use crate::config::Family;
+use crate::checkpoint::weights::weight_to_file;
+use crate::encoder::config::Family;
 use crate::error::Error;
-use crate::weights::weight_to_file;
 
 /// Classification head of either family.
 ///

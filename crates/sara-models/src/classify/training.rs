@@ -7,16 +7,16 @@ use burn::tensor::backend::AutodiffBackend;
 use sara_core::parameters::{collect, restore};
 use sara_core::{Progress, Seed, Trainable};
 
-use super::{
+use crate::classify::evaluate::evaluate;
+use crate::classify::{Batch, Dataset};
+use crate::encoder::Encoder;
+use crate::error::Result;
+use crate::ops::EncoderOps;
+use crate::train::optimizer::Optimizer;
+use crate::train::{
     Best, EvaluationRecord, Journal, Options, Outcome, State, StepOptions, StepRecord, Stepped, Timetable,
     Trained, step as one_step,
 };
-use crate::data::{Batch, Dataset};
-use crate::encoder::Encoder;
-use crate::error::Result;
-use crate::evaluate::evaluate;
-use crate::ops::EncoderOps;
-use crate::optimizer::Optimizer;
 
 /// Trains an adapter and a head beside the frozen `model`, from the start or from where `resume` stands.
 ///
@@ -24,7 +24,7 @@ use crate::optimizer::Optimizer;
 /// some hundredths of a step.
 ///
 /// # Errors
-/// Those of [`step`](super::step()), and what the journal says.
+/// Those of [`step`](crate::train::step()), and what the journal says.
 pub fn classify<B, A>(
     model: &Encoder<B>,
     mut trained: Trained<B, A>,

@@ -1,0 +1,394 @@
+//! The run file: everything that a training run is told, with defaults, overrides and one-line errors.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::data::Task;
+use crate::error::Error;
+use crate::train::optimizer::AdamWConfig;
+use crate::train::schedule::{self, Schedule};
+
+use super::text::{apply, explain, one_line};
+
+/// A run file. Relative paths are relative to the current directory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Run {
+    /// Directory of the backbone, as Hugging Face writes it. Required.
+    pub model: PathBuf,
+    /// Directory that the run writes. Required.
+    pub output: PathBuf,
+    /// What is learned. Default `classify`.
+    pub task: Task,
+    /// Where it is computed. Default `auto`.
+    pub device: Device,
+    /// Threads of the CPU backends; default all that the machine has.
+    pub threads: Option<usize>,
+    /// Seed of initial values, order and noise. Default 0, as in the LoRA paper's scripts.
+    pub seed: u64,
+    /// Dropout inside the frozen backbone. Default 0: it is not trained, so there is nothing to regularise.
+    pub backbone_dropout: BackboneDropout,
+    /// Optimizer steps between checkpoints; there is one at the end of each epoch too. Default 200.
+    pub save_every: usize,
+    /// Optimizer steps between evaluations; default once an epoch.
+    pub eval_every: Option<usize>,
+    /// Adapter to start from, native or PEFT.
+    pub init_adapter: Option<PathBuf>,
+    /// The linear layers to adapt. Default query and value, as in the LoRA paper.
+    pub targets: Targets,
+    /// What is learned from.
+    pub data: Data,
+    /// The method's name and its configuration, `[method.NAME]`; read by [`Run::method`].
+    pub method: Map<String, Value>,
+    /// How it is learned.
+    pub optimizer: OptimizerConfig,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            model: PathBuf::new(),
+            output: PathBuf::new(),
+            task: Task::default(),
+            device: Device::default(),
+            threads: None,
+            seed: 0,
+            backbone_dropout: BackboneDropout::Rate(0.0),
+            save_every: 200,
+            eval_every: None,
+            init_adapter: None,
+            targets: Targets::Names(vec!["query".into(), "value".into()]),
+            data: Data::default(),
+            method: Map::new(),
+            optimizer: OptimizerConfig::default(),
+        }
+    }
+}
+
+/// Where tensors live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// The best that is compiled in and found.
+    #[default]
+    Auto,
+    /// burn-flex on the CPU.
+    Cpu,
+    /// burn-ndarray on the CPU.
+    Ndarray,
+    /// Vulkan, Metal, DX12 or WebGPU.
+    Wgpu,
+    /// CUDA.
+    Cuda,
+}
+
+/// Dropout inside the backbone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "expected a number from 0 to 1 or \"checkpoint\"")]
+pub enum BackboneDropout {
+    /// As the checkpoint's config.json says.
+    Checkpoint,
+    /// The probability of dropping.
+    #[serde(untagged)]
+    Rate(f64),
+}
+
+/// The linear layers to adapt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "kebab-case",
+    expecting = "expected a list of names such as [\"query\", \"value\"] or \"all-linear\""
+)]
+pub enum Targets {
+    /// Every linear layer of the blocks.
+    AllLinear,
+    /// Those with these module names, as the architecture's checkpoints call them.
+    #[serde(untagged)]
+    Names(Vec<String>),
+}
+
+/// What is learned from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Data {
+    /// Examples to learn from. Required.
+    pub train: PathBuf,
+    /// Examples to choose the best model by. Required.
+    pub valid: PathBuf,
+    /// Length at which texts are cut, in tokens; default 128 or the checkpoint's usable length, if that is smaller.
+    pub max_tokens: Option<usize>,
+    /// Whether each epoch has an order of its own, drawn from seed and epoch. Default true, as in transformers.
+    pub shuffle: bool,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self { train: PathBuf::new(), valid: PathBuf::new(), max_tokens: None, shuffle: true }
+    }
+}
+
+/// How it is learned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    /// Rate after the warm-up. Default 5e-4, as in the LoRA paper's scripts for RoBERTa-base.
+    pub learning_rate: f64,
+    /// Decoupled weight decay of everything trained but the head's biases. Default 0, as in transformers.
+    pub weight_decay: f64,
+    /// Shares of the old moments that a step keeps. Default 0.9 and 0.999, as in torch.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment. Default 1e-8, as in torch.
+    pub epsilon: f64,
+    /// Share of the steps in which the rate rises from 0. Default 0.06, as in the LoRA paper's scripts.
+    pub warmup_ratio: f64,
+    /// How the rate goes on. Default linear, as in transformers.
+    pub schedule: Schedule,
+    /// Largest norm of all gradients together; `inf` never clips. Default 1, as in transformers.
+    pub clip_norm: f64,
+    /// Examples of a micro-batch. Default 16, as in the LoRA paper's scripts.
+    pub batch_size: usize,
+    /// Micro-batches of a step. Default 1, as in transformers.
+    pub accumulate: usize,
+    /// Passes over the training examples. Default 3, as in transformers, unless `max_steps` is given.
+    pub epochs: Option<usize>,
+    /// Optimizer steps, in place of `epochs`.
+    pub max_steps: Option<usize>,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        let AdamWConfig { beta1, beta2, epsilon, weight_decay } = AdamWConfig::default();
+        Self {
+            learning_rate: 5e-4,
+            weight_decay,
+            betas: [beta1, beta2],
+            epsilon,
+            warmup_ratio: 0.06,
+            schedule: Schedule::default(),
+            clip_norm: 1.0,
+            batch_size: 16,
+            accumulate: 1,
+            epochs: None,
+            max_steps: None,
+        }
+    }
+}
+
+impl OptimizerConfig {
+    const EPOCHS: usize = 3;
+
+    /// The constants of the optimizer's rule.
+    pub fn adamw(&self) -> AdamWConfig {
+        let [beta1, beta2] = self.betas;
+        AdamWConfig { beta1, beta2, epsilon: self.epsilon, weight_decay: self.weight_decay }
+    }
+
+    /// Optimizer steps in one pass over so many examples; the last step of a pass may see fewer.
+    ///
+    /// # Panics
+    /// If `batch_size` or `accumulate` is 0, which [`Run::validate`] refuses.
+    pub fn steps_per_epoch(&self, examples: usize) -> usize {
+        examples.div_ceil(self.batch_size).div_ceil(self.accumulate)
+    }
+
+    /// Optimizer steps of the whole run.
+    pub fn total_steps(&self, examples: usize) -> usize {
+        let epochs = self.epochs.unwrap_or(Self::EPOCHS);
+        self.max_steps.unwrap_or_else(|| epochs * self.steps_per_epoch(examples))
+    }
+
+    /// The learning rate of a step, counted from 0, out of `total`.
+    pub fn rate(&self, step: usize, total: usize) -> f64 {
+        let warmup = schedule::warmup_steps(self.warmup_ratio, total);
+        self.schedule.learning_rate(step, total, warmup, self.learning_rate)
+    }
+}
+
+impl Targets {
+    /// Picks the linear layers out of all that a model has.
+    ///
+    /// # Errors
+    /// [`sara_core::Error::UnknownTarget`] where a name matches nothing.
+    pub fn select(&self, linears: &[sara_core::Target]) -> sara_core::Result<Vec<sara_core::Target>> {
+        match self {
+            Self::AllLinear => sara_core::Targets::AllLinear,
+            Self::Names(names) => sara_core::Targets::Named(names.clone()),
+        }
+        .select(linears)
+    }
+}
+
+impl Run {
+    /// Reads a run file, applies overrides `key.sub=value` in their order, and validates the outcome.
+    ///
+    /// A value is read as TOML where it can be, else taken as text. Of `epochs` and `max_steps`, an override of one
+    /// takes the other of the file away.
+    ///
+    /// # Errors
+    /// One line that names the file, the line where it is known, and the nearest known key where a key is unknown.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, Error> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        Self::parse(&text, &path.display().to_string(), overrides)
+    }
+
+    /// [`Run::load`] of a text; `name` stands in the errors.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Self, Error> {
+        let in_file = |error: toml::de::Error| {
+            let place = match error.span() {
+                Some(span) => format!(
+                    "{name}, line {}",
+                    1 + text.get(..span.start).unwrap_or(text).matches('\n').count()
+                ),
+                None => name.to_owned(),
+            };
+            Error::Run { place, problem: explain(error.message()) }
+        };
+        let mut run: Self = toml::from_str(text).map_err(in_file)?;
+        let mut table: toml::Table = toml::from_str(text).map_err(in_file)?;
+        for entry in overrides {
+            // One after the other, so that the error names the override that is wrong.
+            let wrong = |problem| Error::Run { place: format!("override `{entry}`"), problem };
+            apply(&mut table, entry).map_err(wrong)?;
+            run =
+                table.clone().try_into().map_err(|error: toml::de::Error| wrong(explain(error.message())))?;
+        }
+        if run.optimizer.epochs.is_none() && run.optimizer.max_steps.is_none() {
+            run.optimizer.epochs = Some(OptimizerConfig::EPOCHS);
+        }
+        run.validate()?;
+        Ok(run)
+    }
+
+    /// Checks every range; touches no file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the first key whose value cannot be used, and what could.
+    pub fn validate(&self) -> Result<(), Error> {
+        let Self { data, optimizer, .. } = self;
+        for (field, path, expected) in [
+            ("model", &self.model, "the directory of a Hugging Face checkpoint"),
+            ("output", &self.output, "a directory for the run to write"),
+            ("data.train", &data.train, "a file of training examples"),
+            ("data.valid", &data.valid, "a file of validation examples"),
+        ] {
+            check(!path.as_os_str().is_empty(), field, &"\"\"", expected)?;
+        }
+        if let Targets::Names(names) = &self.targets {
+            let expected = "names such as [\"query\", \"value\"], or \"all-linear\"";
+            check(
+                names.iter().all(|name| !name.is_empty()) && !names.is_empty(),
+                "targets",
+                &format!("{names:?}"),
+                expected,
+            )?;
+        }
+        if let BackboneDropout::Rate(rate) = self.backbone_dropout {
+            let expected = "a number from 0 to less than 1, or \"checkpoint\"";
+            check((0.0..1.0).contains(&rate), "backbone_dropout", &rate, expected)?;
+        }
+        for (field, count) in [
+            ("save_every", Some(self.save_every)),
+            ("eval_every", self.eval_every),
+            ("threads", self.threads),
+            ("data.max_tokens", data.max_tokens),
+            ("optimizer.batch_size", Some(optimizer.batch_size)),
+            ("optimizer.accumulate", Some(optimizer.accumulate)),
+            ("optimizer.epochs", optimizer.epochs),
+            ("optimizer.max_steps", optimizer.max_steps),
+        ] {
+            check(count != Some(0), field, &0, "1 or more")?;
+        }
+        if let (Some(epochs), Some(steps)) = (optimizer.epochs, optimizer.max_steps) {
+            let found = format!("{steps} beside optimizer.epochs = {epochs}");
+            check(false, "optimizer.max_steps", &found, "one of the two; leave the other out")?;
+        }
+        optimizer.validate()?;
+        match self.method.iter().collect::<Vec<_>>()[..] {
+            [(_, Value::Object(_))] => Ok(()),
+            [(name, value)] => check(false, &format!("method.{name}"), value, "a table [method.NAME]"),
+            _ => {
+                let found = format!("{:?}", self.method.keys().collect::<Vec<_>>());
+                check(false, "method", &found, "exactly one method, as a table [method.NAME]")
+            }
+        }
+    }
+
+    /// The configuration of the method; `T` reads `{"NAME": {...}}`, as an enum of serde does.
+    ///
+    /// # Errors
+    /// [`Error::Run`] names the unknown method or field, and the nearest known one.
+    pub fn method<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        let name = self.method.keys().next().map_or("NAME", String::as_str);
+        serde_json::from_value(Value::Object(self.method.clone())).map_err(|error| Error::Run {
+            place: format!("[method.{name}]"),
+            problem: explain(&error.to_string()),
+        })
+    }
+
+    /// Puts the method in with all its defaults, for the resolved run file.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if `method` does not serialise to `{"NAME": {...}}`.
+    pub fn set_method<T: Serialize>(&mut self, method: &T) -> Result<(), Error> {
+        let wrong = |problem: String| Error::Run { place: "[method]".into(), problem };
+        let Value::Object(mut map) =
+            serde_json::to_value(method).map_err(|error| wrong(error.to_string()))?
+        else {
+            return Err(wrong("a method is written as {\"NAME\": {...}}".into()));
+        };
+        // TOML has no null: a field without a value is left out.
+        map.values_mut()
+            .filter_map(Value::as_object_mut)
+            .for_each(|fields| fields.retain(|_, value| !value.is_null()));
+        self.method = map;
+        Ok(())
+    }
+
+    /// The run as a run file that loads to an equal run.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if a value has no form in TOML.
+    pub fn to_toml(&self) -> Result<String, Error> {
+        toml::to_string(self)
+            .map_err(|error| Error::Run { place: "run".into(), problem: one_line(&error.to_string()) })
+    }
+}
+
+impl OptimizerConfig {
+    fn validate(&self) -> Result<(), Error> {
+        let number = |field: &str, value: f64, range: RangeInclusive<f64>, expected: &str| {
+            check(range.contains(&value), field, &value, expected)
+        };
+        let above_zero = f64::MIN_POSITIVE..=f64::MAX;
+        let below_one = 0.0..=1.0 - f64::EPSILON;
+        let [beta1, beta2] = self.betas;
+        number("optimizer.learning_rate", self.learning_rate, above_zero.clone(), "a finite number above 0")?;
+        number("optimizer.weight_decay", self.weight_decay, 0.0..=f64::MAX, "a finite number, 0 or more")?;
+        number("optimizer.betas[0]", beta1, below_one.clone(), "a number from 0 to less than 1")?;
+        number("optimizer.betas[1]", beta2, below_one, "a number from 0 to less than 1")?;
+        number("optimizer.epsilon", self.epsilon, above_zero, "a finite number above 0")?;
+        number("optimizer.warmup_ratio", self.warmup_ratio, 0.0..=1.0, "a share of the steps, from 0 to 1")?;
+        number(
+            "optimizer.clip_norm",
+            self.clip_norm,
+            f64::MIN_POSITIVE..=f64::INFINITY,
+            "a number above 0, or inf",
+        )
+    }
+}
+
+fn check(holds: bool, field: &str, found: &dyn Display, expected: &str) -> Result<(), Error> {
+    if holds {
+        return Ok(());
+    }
+    Err(Error::Config { field: field.into(), found: found.to_string(), expected: expected.into() })
+}
