@@ -26,12 +26,25 @@ pub struct Progress {
 /// A figure worth a line in the metrics: rank, bits, router use, sparsity.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Figure {
-    /// Where.
-    pub site: Site,
+    /// Where; `None` where it is about the whole adapter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<Site>,
     /// What, for example `rank`.
     pub name: &'static str,
     /// How much.
     pub value: f64,
+}
+
+impl Figure {
+    /// A figure of one site.
+    pub fn at(site: Site, name: &'static str, value: f64) -> Self {
+        Self { site: Some(site), name, value }
+    }
+
+    /// A figure of the whole adapter.
+    pub fn of_all(name: &'static str, value: f64) -> Self {
+        Self { site: None, name, value }
+    }
 }
 
 /// One adaptation method and its state for every adapted site of a model.
@@ -51,8 +64,8 @@ pub trait Adapter<B: LinearOps>: Module<B> + ModuleDisplay {
     /// [`Error::NotMergeable`](crate::Error::NotMergeable) where the change depends on the input.
     fn delta(&self, site: Site, base: &Linear<B>) -> Result<Option<Delta<B>>>;
 
-    /// Whether [`Self::project`] records its inputs in the pass, which costs time and is therefore asked for.
-    fn records_inputs(&self) -> bool {
+    /// Whether [`Self::project`] records something in the pass, which costs time and is therefore asked for.
+    fn records(&self) -> bool {
         false
     }
 
@@ -73,7 +86,7 @@ pub trait Trainable<B: TrainOps>:
     Adapter<B> + AutodiffModule<B, InnerModule: Adapter<B::InnerBackend>>
 {
     /// After the optimizer step, with the clipped gradients of that step and what the forward pass saw, where
-    /// [`Adapter::records_inputs`] asks for it.
+    /// [`Adapter::records`] asks for it.
     fn after_step(self, grads: &GradientsParams, seen: &Seen<B::InnerBackend>, progress: Progress) -> Self {
         let _ = (grads, seen, progress);
         self
@@ -115,8 +128,8 @@ impl<B: LinearOps, A: Adapter<B>> Adapter<B> for Option<A> {
         self.as_ref().map_or(Ok(None), |adapter| adapter.delta(site, base))
     }
 
-    fn records_inputs(&self) -> bool {
-        self.as_ref().is_some_and(Adapter::records_inputs)
+    fn records(&self) -> bool {
+        self.as_ref().is_some_and(Adapter::records)
     }
 
     fn penalty(&self, progress: Progress) -> Option<Tensor<B, 1>> {

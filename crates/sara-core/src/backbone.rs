@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;
+use burn::tensor::{DType, Tensor};
 
 use crate::adapter::Adapter;
 use crate::delta::Delta;
@@ -20,42 +21,49 @@ pub trait Backbone<B: Backend>: Module<B> {
 
     /// Folds the adapter into the weights, in f32: afterwards the model alone computes what it computed with the adapter.
     ///
-    /// Returns the model and the Frobenius norm of each site's change.
+    /// Returns the model and the Frobenius norm of the change of each site's weight.
     ///
     /// # Errors
-    /// [`Error::NotMergeable`] where the method cannot be folded in, [`Error::NothingToMerge`] where no weight would
-    /// change.
+    /// [`Error::NotMergeable`] where the method cannot be folded in, [`Error::NoBias`] where it changes a bias that the
+    /// layer does not have, [`Error::NothingToMerge`] where neither a weight nor a bias would change.
     fn merge<A: Adapter<B>>(mut self, adapter: &A) -> Result<(Self, Vec<(Site, f64)>)>
     where
         B: LinearOps,
     {
         let mut norms = Vec::new();
+        let mut changes_bias = false;
         for (site, linear) in self.linears_mut() {
             let Some(Delta { weight, bias }) = adapter.delta(site, linear)? else { continue };
+            if bias.is_some() && linear.bias.is_none() {
+                return Err(Error::NoBias { site });
+            }
             let change = weight.dense();
-            norms.push((site, frobenius(change.clone())));
+            norms.push((site, norm(change.clone())));
             // Detached and without gradient: a merged weight is a value again, not a step of a graph.
             linear.weight = linear.weight.clone().map(|w| {
                 let dtype = w.dtype();
                 (w.cast(change.dtype()) + change).cast(dtype).detach().set_require_grad(false)
             });
-            if let Some(bias) = bias {
-                linear.bias = linear
-                    .bias
-                    .take()
-                    .map(|param| param.map(|b| (b + bias).detach().set_require_grad(false)));
+            if let Some(change) = bias {
+                changes_bias |= norm(change.clone()) != 0.0;
+                linear.bias = linear.bias.take().map(|bias| {
+                    bias.map(|b| {
+                        let dtype = b.dtype();
+                        let sum = b.cast(DType::F32) + change.cast(DType::F32);
+                        sum.cast(dtype).detach().set_require_grad(false)
+                    })
+                });
             }
         }
-        if norms.iter().all(|&(_, norm)| norm == 0.0) {
+        if !changes_bias && norms.iter().all(|&(_, norm)| norm == 0.0) {
             return Err(Error::NothingToMerge);
         }
         Ok((self, norms))
     }
 }
 
-fn frobenius<B: Backend>(change: Tensor2<B>) -> f64 {
+/// The root of the sum of all squares.
+fn norm<B: Backend, const D: usize>(change: Tensor<B, D>) -> f64 {
     let values = change.into_data().convert::<f32>();
     values.iter::<f32>().map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
 }
-
-type Tensor2<B> = burn::tensor::Tensor<B, 2>;

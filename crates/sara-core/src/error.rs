@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::site::Site;
+
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -60,6 +62,14 @@ pub enum Error {
     NotMergeable {
         /// Why.
         reason: String,
+    },
+    /// The adapter changes a bias where the layer has none.
+    #[error(
+        "this adapter cannot be merged: it changes the bias of {site}, and that layer has none; it belongs to another model"
+    )]
+    NoBias {
+        /// The layer.
+        site: Site,
     },
     /// The adapter cannot be written in a format.
     #[error("this adapter cannot be exported to {format}: {reason}; export the merged model instead")]

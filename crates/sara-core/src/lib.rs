@@ -15,7 +15,7 @@
 //! use burn_autodiff::Autodiff;
 //! use burn_flex::{Flex, FlexDevice};
 //! use sara_core::{
-//!     Adapter, Backbone, LayerAdapter, LinearOps, MethodConfig, ModelShape, Pass, Role, Seed, Site, Target, WeightSource,
+//!     Adapter, Backbone, LayerAdapter, LinearOps, MethodConfig, ModelShape, Noise, Pass, Role, Seed, Site, Target, WeightSource,
 //! };
 //!
 //! /// The backbone: one block with a wide middle.
@@ -69,18 +69,18 @@
 //!     Target { site: DOWN, name: "block.0.down".into(), d_in: 10, d_out: 6 },
 //! ];
 //! let method: MethodConfig = serde_json::from_str(r#"{"sara": {"share": 0.5}}"#)?;
-//! let plan = method.plan(&targets, &mut Weights(&toy))?;
+//! let shape = ModelShape { n_layers: 1, n_heads: 1, n_kv_heads: 1, head_dim: 6 };
+//! let plan = method.plan(shape, &targets, &mut Weights(&toy))?;
 //!
 //! // Start: the adapted model equals the backbone.
-//! let shape = ModelShape { n_layers: 1, n_heads: 1, n_kv_heads: 1, head_dim: 6 };
-//! let mut adapter = method.init::<B>(shape, &plan, Seed(0), &device)?;
+//! let mut adapter = method.start(shape, &plan, Seed(0), &mut Weights(&toy), &device)?;
 //! assert_eq!(method.count(shape, &plan), plan.total() * (6 + 10 + 1));
 //!
 //! // Train: the adapter moves, the backbone has no gradient.
 //! let x = Tensor::<B, 3>::ones([1, 2, 6], &device);
 //! let mut optimizer = SgdConfig::new().init();
-//! for _ in 0..3 {
-//!     let out = toy.forward(x.clone(), &adapter, &Pass::training(None));
+//! for step in 0..3 {
+//!     let out = toy.forward(x.clone(), &adapter, &Pass::training(Noise { step, ..Noise::default() }));
 //!     let loss = (out - 1.0).powi_scalar(2).mean();
 //!     let grads = GradientsParams::from_grads(loss.backward(), &adapter);
 //!     adapter = optimizer.step(0.1, adapter, grads);
@@ -102,8 +102,8 @@
 //!    with its path in the Hugging Face model; [`Targets`] picks them by name; a [`SiteMap`] holds a module for each.
 //! 2. [`adapter`]: [`Adapter`] is what a method can do and [`Trainable`] what changes between optimizer steps. A
 //!    transformer block sees its part of an adapter as [`LayerAdapter`].
-//! 3. [`pass`]: a [`Pass`] is what one forward pass knows beside its input. Only a pass of training drops values and
-//!    records what was [`Seen`].
+//! 3. [`pass`]: a [`Pass`] is what one forward pass knows beside its input. Only a pass of training draws, from its place
+//!    in the run (its [`Noise`]) and a path; what adapters ask to record is what was [`Seen`].
 //! 4. [`methods`]: [`Method`] is a method's configuration. The registry makes [`MethodConfig`] and [`AnyAdapter`], any of
 //!    them at run time. One file for each: [`lora`](methods::lora), [`sara`](methods::sara),
 //!    [`adalora`](methods::adalora), with idea, equations and differences from the paper.
@@ -164,7 +164,7 @@ pub use delta::{Change, Delta};
 pub use error::{Error, Result};
 pub use methods::{AnyAdapter, Method, MethodConfig};
 pub use ops::{LinearOps, TrainOps};
-pub use pass::{Pass, Seen};
+pub use pass::{Noise, Pass, Seen};
 pub use rank_plan::{NoWeights, Planned, RankPlan, WeightSource};
 pub use seed::Seed;
 pub use site::{ModelShape, Role, Site, SiteMap, Target, Targets};

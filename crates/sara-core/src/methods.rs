@@ -7,8 +7,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use sara_svd::SvdOps;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::adapter::{Adapter, Figure, Progress, Trainable};
 use crate::delta::Delta;
@@ -20,6 +20,7 @@ use crate::seed::Seed;
 use crate::site::{ModelShape, Site, Target};
 
 pub mod adalora;
+mod fields;
 pub mod lora;
 pub mod sara;
 
@@ -32,9 +33,14 @@ pub trait Method: Clone + std::fmt::Debug + Default + Serialize + DeserializeOwn
     ///
     /// # Errors
     /// [`Error::Config`] or [`Error::Rank`] where the configuration does not fit, or what reading a weight said.
-    fn plan<B: SvdOps>(&self, targets: &[Target], weights: &mut dyn WeightSource<B>) -> Result<RankPlan>;
+    fn plan<B: SvdOps>(
+        &self,
+        shape: ModelShape,
+        targets: &[Target],
+        weights: &mut dyn WeightSource<B>,
+    ) -> Result<RankPlan>;
 
-    /// An adapter at its start, a function of the seed alone.
+    /// An adapter with first values that are a function of the seed alone; loading puts stored values in their place.
     ///
     /// # Errors
     /// [`Error::Config`] where the configuration does not fit.
@@ -45,6 +51,20 @@ pub trait Method: Clone + std::fmt::Debug + Default + Serialize + DeserializeOwn
         seed: Seed,
         device: &B::Device,
     ) -> Result<Self::Adapter<B>>;
+
+    /// What a new adapter takes from the pretrained weights, by default nothing. It is asked once, never when a stored
+    /// adapter is loaded.
+    ///
+    /// # Errors
+    /// What reading or decomposing a weight said.
+    fn start_from<B: LinearOps + SvdOps>(
+        &self,
+        adapter: Self::Adapter<B>,
+        weights: &mut dyn WeightSource<B>,
+    ) -> Result<Self::Adapter<B>> {
+        let _ = weights;
+        Ok(adapter)
+    }
 
     /// Number of trained values of an adapter of this plan.
     fn count(&self, shape: ModelShape, plan: &RankPlan) -> usize;
@@ -72,7 +92,7 @@ macro_rules! methods {
         }
 
         /// The configuration of any method. In files: `{"lora": {...}}`.
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Serialize)]
         pub enum MethodConfig {
             $(
                 #[doc = concat!("The method `", $name, "`.")]
@@ -99,8 +119,13 @@ macro_rules! methods {
             ///
             /// # Errors
             /// As there.
-            pub fn plan<B: SvdOps>(&self, targets: &[Target], weights: &mut dyn WeightSource<B>) -> Result<RankPlan> {
-                match self { $(Self::$method(config) => config.plan(targets, weights)),* }
+            pub fn plan<B: SvdOps>(
+                &self,
+                shape: ModelShape,
+                targets: &[Target],
+                weights: &mut dyn WeightSource<B>,
+            ) -> Result<RankPlan> {
+                match self { $(Self::$method(config) => config.plan(shape, targets, weights)),* }
             }
 
             /// See [`Method::init`].
@@ -119,6 +144,26 @@ macro_rules! methods {
                 }
             }
 
+            /// A new adapter: [`Method::init`], then [`Method::start_from`] the weights.
+            ///
+            /// # Errors
+            /// As there.
+            pub fn start<B: LinearOps + SvdOps>(
+                &self,
+                shape: ModelShape,
+                plan: &RankPlan,
+                seed: Seed,
+                weights: &mut dyn WeightSource<B>,
+                device: &B::Device,
+            ) -> Result<AnyAdapter<B>> {
+                match self {
+                    $(Self::$method(config) => {
+                        let adapter = config.init(shape, plan, seed, device)?;
+                        config.start_from(adapter, weights).map(AnyAdapter::$method)
+                    }),*
+                }
+            }
+
             /// See [`Method::count`].
             pub fn count(&self, shape: ModelShape, plan: &RankPlan) -> usize {
                 match self { $(Self::$method(config) => config.count(shape, plan)),* }
@@ -133,6 +178,16 @@ macro_rules! methods {
             }
         }
 
+        impl<'de> Deserialize<'de> for MethodConfig {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let (name, given) = fields::one_method(deserializer)?;
+                match name.as_str() {
+                    $($name => fields::read(&name, given).map(Self::$method).map_err(D::Error::custom),)*
+                    _ => Err(D::Error::unknown_variant(&name, Self::NAMES)),
+                }
+            }
+        }
+
         impl<B: LinearOps> Adapter<B> for AnyAdapter<B> {
             fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
                 match self { $(Self::$method(adapter) => adapter.project(site, base, x, pass)),* }
@@ -142,8 +197,8 @@ macro_rules! methods {
                 match self { $(Self::$method(adapter) => adapter.delta(site, base)),* }
             }
 
-            fn records_inputs(&self) -> bool {
-                match self { $(Self::$method(adapter) => adapter.records_inputs()),* }
+            fn records(&self) -> bool {
+                match self { $(Self::$method(adapter) => adapter.records()),* }
             }
 
             fn penalty(&self, progress: Progress) -> Option<Tensor<B, 1>> {
@@ -175,9 +230,18 @@ methods! {
 }
 
 /// Checks that a value lies in 0..=1.
-fn probability(field: &str, value: f64) -> Result<()> {
-    if (0.0..=1.0).contains(&value) {
+fn fraction(field: &str, value: f64) -> Result<()> {
+    in_range(field, value, (0.0..=1.0).contains(&value), "in 0..=1")
+}
+
+/// Checks that a value lies in 0..1, as a probability of dropout must: one that drops everything divides by zero.
+pub(crate) fn below_one(field: &str, value: f64) -> Result<()> {
+    in_range(field, value, (0.0..1.0).contains(&value), "a number from 0 to less than 1")
+}
+
+fn in_range(field: &str, value: f64, holds: bool, expected: &str) -> Result<()> {
+    if holds {
         return Ok(());
     }
-    Err(Error::Config { field: field.to_owned(), found: value.to_string(), expected: "in 0..=1".to_owned() })
+    Err(Error::Config { field: field.to_owned(), found: value.to_string(), expected: expected.to_owned() })
 }

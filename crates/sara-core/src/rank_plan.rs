@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use sara_svd::{Convention, SvdOps};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::site::Target;
+use crate::site::{SiteMap, Target};
 
 /// A target and its rank.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,7 +34,10 @@ pub struct RankPlan {
 
 /// Where a plan gets the pretrained weights from, one at a time.
 pub trait WeightSource<B: Backend> {
-    /// The weight of `target`, in either orientation: singular values do not change.
+    /// The weight of `target`, as the layer multiplies by it.
+    ///
+    /// # Shapes
+    /// - returns `[d_in, d_out]`
     ///
     /// # Errors
     /// [`Error::NoWeights`] where there is none, or what reading it said.
@@ -102,6 +106,16 @@ impl RankPlan {
         Ok(())
     }
 
+    /// A module for each planned site.
+    pub fn map<B: Backend, M: Module<B>>(&self, module: impl Fn(&Planned) -> M) -> SiteMap<B, M> {
+        self.sites.iter().map(|planned| (planned.target.site, module(planned))).collect()
+    }
+
+    /// Parameters of the low-rank pairs of all sites.
+    pub fn pair_count(&self) -> usize {
+        self.sites.iter().map(|site| site.rank * (site.target.d_in + site.target.d_out)).sum()
+    }
+
     /// Sum of all ranks.
     pub fn total(&self) -> usize {
         self.sites.iter().map(|site| site.rank).sum()
@@ -115,15 +129,5 @@ impl Planned {
             return Ok(());
         }
         Err(Error::Rank { name: name.clone(), rank, d_in: *d_in, d_out: *d_out })
-    }
-
-    /// Parameters of a low-rank pair here.
-    pub fn pair_count(&self) -> usize {
-        self.rank * (self.target.d_in + self.target.d_out)
-    }
-
-    /// `alpha / rank`, with the site's own alpha where it has one.
-    pub fn scaling(&self, alpha: f64) -> f64 {
-        self.alpha.unwrap_or(alpha) / self.rank as f64
     }
 }

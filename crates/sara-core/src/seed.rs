@@ -1,5 +1,7 @@
 //! First values drawn on the host, so that they are the same on every backend and in any order.
 
+use std::fmt::Display;
+
 use burn::module::Param;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
@@ -52,9 +54,9 @@ impl Seed {
         trained(values, shape, device)
     }
 
-    /// The seed of one micro-batch's device noise, so that a position in the run is all a checkpoint needs.
-    pub fn of_step(self, step: usize, micro_batch: usize) -> u64 {
-        self.rng(&format!("noise/{step}/{micro_batch}")).random()
+    /// The seed of one draw of device noise, so that a position in the run is all that a snapshot of it needs.
+    pub fn of_draw(self, step: usize, micro_batch: usize, path: impl Display) -> u64 {
+        self.rng(&format!("noise/{step}/{micro_batch}/{path}")).random()
     }
 }
 

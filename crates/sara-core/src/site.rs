@@ -224,12 +224,12 @@ impl<B: Backend, M: Module<B>> Module<B> for SiteMap<B, M> {
         })
     }
 
+    /// # Panics
+    /// If the record has another number of sites, as burn's own lists do.
     fn load_record(self, record: Self::Record) -> Self {
-        let mut records = record.into_iter();
-        self.map_sites(|_, module| match records.next() {
-            Some(record) => module.load_record(record),
-            None => module,
-        })
+        assert_eq!(self.len(), record.len(), "a record has an entry for each of the sites");
+        let modules = self.modules.into_iter().zip(record);
+        modules.map(|((site, module), record)| (site, module.load_record(record))).collect()
     }
 
     fn into_record(self) -> Self::Record {

@@ -12,8 +12,9 @@ use serde_json::Value;
 use self::config::{Config, Kind};
 use crate::error::{Error, Result};
 use crate::export::peft::{CONFIG, PREFIX, TENSORS};
+use crate::low_rank::Scaling;
 use crate::methods::MethodConfig;
-use crate::methods::lora::{self, LoraScaling};
+use crate::methods::lora;
 use crate::parameters::Tensors;
 use crate::rank_plan::{Planned, RankPlan};
 use crate::site::{ModelShape, Site, Target};
@@ -190,11 +191,11 @@ fn within(path: &str, module: &str) -> bool {
 impl Config {
     /// The alpha that gives a site of rank `rank` the same scale when only `kept` of its components are.
     fn alpha_at(&self, alpha: f64, rank: usize, kept: usize) -> f64 {
-        match (self.kind, self.lora.scaling) {
+        match (self.kind, self.lora.branch.scaling) {
             (Kind::Adalora, _) => self.adalora_scale() * kept as f64,
             _ if kept == rank => alpha,
-            (_, LoraScaling::Rank) => alpha / rank as f64 * kept as f64,
-            (_, LoraScaling::RootRank) => alpha / (rank as f64).sqrt() * (kept as f64).sqrt(),
+            (_, Scaling::Rank) => alpha / rank as f64 * kept as f64,
+            (_, Scaling::RootRank) => alpha / (rank as f64).sqrt() * (kept as f64).sqrt(),
         }
     }
 }

@@ -29,16 +29,16 @@
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Int, Tensor, TensorData};
 use sara_svd::SvdOps;
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::{Adapter, Figure, Progress, Trainable};
-use crate::delta::{Change, Delta};
+use crate::delta::Delta;
 use crate::error::{Error, Result};
-use crate::low_rank::{LowRank, linear};
-use crate::methods::{Method, probability};
+use crate::low_rank::{Beside, Branch, BranchConfig};
+use crate::methods::{Method, below_one};
 use crate::ops::{LinearOps, TrainOps};
 use crate::parameters::{edit, state};
 use crate::pass::{Pass, Seen};
@@ -48,16 +48,15 @@ use crate::site::{ModelShape, Site, SiteMap, Target};
 
 /// Configuration of AdaLoRA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct AdaloraConfig {
     /// Rank of every site at the start. Default 12 (PEFT).
     pub initial_rank: usize,
     /// Mean rank at the end. Default 8 (PEFT).
     pub target_rank: usize,
-    /// Numerator of the scaling. Default 16 (the authors' MNLI script).
-    pub alpha: f64,
-    /// Probability that dropout zeroes an input of the branch in training. Default 0.
-    pub dropout: f64,
+    /// The options of every branch; alpha 16 is that of the authors' MNLI script.
+    #[serde(flatten)]
+    pub branch: BranchConfig,
     /// Optimizer steps before the budget starts to fall. Default a tenth of all (the scripts: 9 to 15 %).
     pub initial_steps: Option<usize>,
     /// Optimizer steps at the end with the final budget, at least 1. Default half of all (the scripts: 46 to 58 %).
@@ -77,8 +76,7 @@ impl Default for AdaloraConfig {
         Self {
             initial_rank: 12,
             target_rank: 8,
-            alpha: 16.0,
-            dropout: 0.0,
+            branch: BranchConfig::default(),
             initial_steps: None,
             final_steps: None,
             interval: None,
@@ -133,21 +131,17 @@ pub struct Adalora<B: Backend> {
     config: AdaloraConfig,
 }
 
-/// AdaLoRA at one site: the factors, and of each the smoothed importance and its uncertainty.
+/// A branch, and what is known of its components.
+type AdaloraLayer<B> = Beside<Branch<B>, Components<B>>;
+
+/// Of each factor at one site the smoothed importance and its uncertainty, and which components are kept.
 #[derive(Module, Debug)]
-struct AdaloraLayer<B: Backend> {
-    /// `[d_in, rank]`.
-    down: Param<Tensor<B, 2>>,
-    /// `[rank]`.
-    scale: Param<Tensor<B, 1>>,
-    /// `[rank, d_out]`.
-    up: Param<Tensor<B, 2>>,
+struct Components<B: Backend> {
     down_importance: Importance<B, 2>,
     scale_importance: Importance<B, 1>,
     up_importance: Importance<B, 2>,
     /// 1 where the last allocation kept the component, else 0; `[rank]`.
     kept: Param<Tensor<B, 1>>,
-    scaling: f64,
 }
 
 /// Smoothed sensitivity of a parameter and its smoothed uncertainty, both in the parameter's shape.
@@ -190,7 +184,12 @@ impl<B: AutodiffBackend, const D: usize> Importance<B, D> {
 impl Method for AdaloraConfig {
     type Adapter<B: LinearOps> = Adalora<B>;
 
-    fn plan<B: SvdOps>(&self, targets: &[Target], _weights: &mut dyn WeightSource<B>) -> Result<RankPlan> {
+    fn plan<B: SvdOps>(
+        &self,
+        _shape: ModelShape,
+        targets: &[Target],
+        _weights: &mut dyn WeightSource<B>,
+    ) -> Result<RankPlan> {
         if self.target_rank == 0 || self.target_rank > self.initial_rank {
             return Err(Error::Config {
                 field: "adalora.target_rank".into(),
@@ -212,29 +211,33 @@ impl Method for AdaloraConfig {
         const DEVIATION: f64 = 0.02;
         /// Added to the rank in the authors' scaling.
         const GUARD: f64 = 1e-5;
-        probability("adalora.dropout", self.dropout)?;
-        probability("adalora.beta1", self.beta1)?;
-        probability("adalora.beta2", self.beta2)?;
+        self.branch.check("adalora")?;
+        below_one("adalora.beta1", self.beta1)?;
+        below_one("adalora.beta2", self.beta2)?;
         let layer = |planned: &Planned| {
             let (Target { site, d_in, d_out, .. }, rank) = (&planned.target, planned.rank);
             let (down, up) = ([*d_in, rank], [rank, *d_out]);
-            let layer = AdaloraLayer {
-                down: seed.normal(&format!("{site}.down"), down, DEVIATION, device),
-                scale: Param::from_tensor(Tensor::zeros([rank], device)),
-                up: seed.normal(&format!("{site}.up"), up, DEVIATION, device),
-                down_importance: Importance::zeros(down, device),
-                scale_importance: Importance::zeros([rank], device),
-                up_importance: Importance::zeros(up, device),
-                kept: state(Tensor::ones([rank], device)),
-                scaling: planned.alpha.unwrap_or(self.alpha) / (rank as f64 + GUARD),
-            };
-            (*site, layer)
+            Beside {
+                branch: Branch {
+                    down: seed.normal(&format!("{site}.down"), down, DEVIATION, device),
+                    scale: Some(Param::from_tensor(Tensor::zeros([rank], device))),
+                    up: seed.normal(&format!("{site}.up"), up, DEVIATION, device),
+                    scaling: self.branch.scaling(planned, rank as f64 + GUARD),
+                    dropout: self.branch.dropout,
+                },
+                state: Components {
+                    down_importance: Importance::zeros(down, device),
+                    scale_importance: Importance::zeros([rank], device),
+                    up_importance: Importance::zeros(up, device),
+                    kept: state(Tensor::ones([rank], device)),
+                },
+            }
         };
-        Ok(Adalora { layers: plan.sites.iter().map(layer).collect(), config: self.clone() })
+        Ok(Adalora { layers: plan.map(layer), config: self.clone() })
     }
 
     fn count(&self, _shape: ModelShape, plan: &RankPlan) -> usize {
-        plan.sites.iter().map(|planned| planned.pair_count() + planned.rank).sum()
+        plan.pair_count() + plan.total()
     }
 
     fn check_steps(&self, total: usize) -> Result<()> {
@@ -252,54 +255,13 @@ impl Method for AdaloraConfig {
     }
 }
 
-impl<B: Backend> AdaloraLayer<B> {
-    fn low_rank(&self) -> LowRank<B> {
-        LowRank {
-            down: self.down.val(),
-            scale: Some(self.scale.val()),
-            up: self.up.val(),
-            scaling: self.scaling,
-        }
-    }
-
-    /// The change without the components that are switched off.
-    fn change(&self) -> Change<B> {
-        let scale = self.scale.val();
-        let alive: Vec<i32> = host(scale.clone())
-            .iter()
-            .enumerate()
-            .filter(|&(_, &value)| value != 0.0)
-            .map(|(component, _)| component as i32)
-            .collect();
-        let (device, rank) = (scale.device(), alive.len());
-        if rank == 0 {
-            let ([d_in, _], [_, d_out]) = (self.down.dims(), self.up.dims());
-            return Change::LowRank {
-                down: Tensor::zeros([d_in, 0], &device),
-                up: Tensor::zeros([0, d_out], &device),
-            };
-        }
-        let alive = Tensor::<B, 1, Int>::from_data(TensorData::new(alive, [rank]), &device);
-        LowRank {
-            down: self.down.val().select(1, alive.clone()),
-            scale: Some(scale.select(0, alive.clone())),
-            up: self.up.val().select(0, alive),
-            scaling: self.scaling,
-        }
-        .change()
-    }
-}
-
 impl<B: LinearOps> Adapter<B> for Adalora<B> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
-        match self.layers.get(site) {
-            Some(layer) => layer.low_rank().project(base, x, self.config.dropout, pass),
-            None => linear(base, x),
-        }
+        self.layers.project(site, base, x, pass)
     }
 
     fn delta(&self, site: Site, _base: &Linear<B>) -> Result<Option<Delta<B>>> {
-        Ok(self.layers.get(site).map(|layer| Delta { weight: layer.change(), bias: None }))
+        Ok(self.layers.delta(site))
     }
 
     fn penalty(&self, _progress: Progress) -> Option<Tensor<B, 1>> {
@@ -308,7 +270,7 @@ impl<B: LinearOps> Adapter<B> for Adalora<B> {
             .layers
             .iter()
             .flat_map(|(_, layer)| {
-                let (down, up) = (layer.down.val(), layer.up.val());
+                let (down, up) = (layer.branch.down.val(), layer.branch.up.val());
                 [down.clone().transpose().matmul(down), up.clone().matmul(up.transpose())]
             })
             .map(distance_from_identity)
@@ -317,10 +279,9 @@ impl<B: LinearOps> Adapter<B> for Adalora<B> {
     }
 
     fn report(&self) -> Vec<Figure> {
-        let rank = |(site, layer): (Site, &AdaloraLayer<B>)| Figure {
-            site,
-            name: "rank",
-            value: host(layer.kept.val()).iter().map(|&kept| f64::from(kept)).sum(),
+        let rank = |(site, layer): (Site, &AdaloraLayer<B>)| {
+            let kept = host(layer.state.kept.val());
+            Figure::at(site, "rank", kept.iter().map(|&kept| f64::from(kept)).sum())
         };
         self.layers.iter().map(rank).collect()
     }
@@ -332,12 +293,7 @@ impl<B: TrainOps> Trainable<B> for Adalora<B> {
         let phases = config.phases(progress.total);
         let step = progress.step;
         let layers = if step < phases.last {
-            layers.map_sites(|_, mut layer| {
-                layer.down_importance = layer.down_importance.update(&layer.down, grads, &config);
-                layer.scale_importance = layer.scale_importance.update(&layer.scale, grads, &config);
-                layer.up_importance = layer.up_importance.update(&layer.up, grads, &config);
-                layer
-            })
+            layers.map_sites(|_, layer| observed(layer, grads, &config))
         } else {
             layers
         };
@@ -351,6 +307,26 @@ impl<B: TrainOps> Trainable<B> for Adalora<B> {
     }
 }
 
+/// Takes the step into the importance of every component.
+fn observed<B: AutodiffBackend>(
+    layer: AdaloraLayer<B>,
+    grads: &GradientsParams,
+    config: &AdaloraConfig,
+) -> AdaloraLayer<B> {
+    let Beside { branch, state } = layer;
+    let scale_importance = match &branch.scale {
+        Some(scale) => state.scale_importance.update(scale, grads, config),
+        None => state.scale_importance,
+    };
+    let state = Components {
+        down_importance: state.down_importance.update(&branch.down, grads, config),
+        scale_importance,
+        up_importance: state.up_importance.update(&branch.up, grads, config),
+        ..state
+    };
+    Beside { branch, state }
+}
+
 /// Marks the `budget` components of the highest score as kept.
 fn allocate<B: AutodiffBackend>(
     layers: SiteMap<B, AdaloraLayer<B>>,
@@ -358,29 +334,30 @@ fn allocate<B: AutodiffBackend>(
 ) -> SiteMap<B, AdaloraLayer<B>> {
     let mut scores: Vec<(f32, Site, usize)> = Vec::new();
     for (site, layer) in layers.iter() {
-        let rank = layer.scale.dims()[0];
-        let score = layer.scale_importance.score().inner()
-            + layer.down_importance.score().inner().mean_dim(0).reshape([rank])
-            + layer.up_importance.score().inner().mean_dim(1).reshape([rank]);
+        let state = &layer.state;
+        let rank = state.kept.dims()[0];
+        let score = state.scale_importance.score().inner()
+            + state.down_importance.score().inner().mean_dim(0).reshape([rank])
+            + state.up_importance.score().inner().mean_dim(1).reshape([rank]);
         scores.extend(host(score).into_iter().enumerate().map(|(component, score)| (score, site, component)));
     }
     // Stable: where scores tie, earlier sites and components survive.
     scores.sort_by(|a, b| b.0.total_cmp(&a.0));
     scores.truncate(budget);
     layers.map_sites(|site, mut layer| {
-        let mut kept = vec![0f32; layer.scale.dims()[0]];
+        let mut kept = vec![0f32; layer.state.kept.dims()[0]];
         for &(_, _, component) in scores.iter().filter(|&&(_, at, _)| at == site) {
             kept[component] = 1.0;
         }
-        layer.kept = edit(layer.kept, |old| Tensor::from_data(kept.as_slice(), &old.device()));
+        layer.state.kept = edit(layer.state.kept, |old| Tensor::from_data(kept.as_slice(), &old.device()));
         layer
     })
 }
 
 /// Sets the scale of every component that is not kept to zero.
 fn mask<B: AutodiffBackend>(mut layer: AdaloraLayer<B>) -> AdaloraLayer<B> {
-    let kept = layer.kept.val();
-    layer.scale = edit(layer.scale, |scale| scale * kept);
+    let kept = layer.state.kept.val();
+    layer.branch.scale = layer.branch.scale.map(|scale| edit(scale, |scale| scale * kept));
     layer
 }
 

@@ -31,8 +31,8 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::{Adapter, Figure, Trainable};
 use crate::delta::Delta;
 use crate::error::Result;
-use crate::low_rank::{LowRank, linear};
-use crate::methods::{Method, probability};
+use crate::low_rank::{Branch, BranchConfig, uniform_down, zero_up};
+use crate::methods::{Method, fraction};
 use crate::ops::{LinearOps, TrainOps};
 use crate::pass::Pass;
 use crate::rank_plan::{Planned, RankPlan, WeightSource};
@@ -41,17 +41,16 @@ use crate::site::{ModelShape, Site, SiteMap, Target};
 
 /// Configuration of SARA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct SaraConfig {
     /// Share of the sum of singular values that the rank must reach, 0 to 1. Default 0.05 (about LoRA's size at
     /// r = 8 on encoders of width 384).
     pub share: f64,
     /// Which of the two readings of the rule. Default `reach`.
     pub convention: Convention,
-    /// Numerator of the scaling. Default 16 (LoRA's; by experiment).
-    pub alpha: f64,
-    /// Probability that dropout zeroes an input of the branch in training. Default 0.
-    pub dropout: f64,
+    /// The options of every branch; alpha 16 is LoRA's, and was chosen by experiment.
+    #[serde(flatten)]
+    pub branch: BranchConfig,
     /// First values. Default `zero_up` (by experiment).
     pub start: SaraStart,
 }
@@ -72,8 +71,7 @@ impl Default for SaraConfig {
         Self {
             share: 0.05,
             convention: Convention::Reach,
-            alpha: 16.0,
-            dropout: 0.0,
+            branch: BranchConfig::default(),
             start: SaraStart::ZeroUp,
         }
     }
@@ -82,27 +80,19 @@ impl Default for SaraConfig {
 /// SARA at every adapted site.
 #[derive(Module, Debug)]
 pub struct Sara<B: Backend> {
-    layers: SiteMap<B, SaraLayer<B>>,
-    dropout: f64,
-}
-
-/// SARA at one site.
-#[derive(Module, Debug)]
-struct SaraLayer<B: Backend> {
-    /// `[d_in, rank]`.
-    down: Param<Tensor<B, 2>>,
-    /// `[rank]`.
-    scale: Param<Tensor<B, 1>>,
-    /// `[rank, d_out]`.
-    up: Param<Tensor<B, 2>>,
-    scaling: f64,
+    layers: SiteMap<B, Branch<B>>,
 }
 
 impl Method for SaraConfig {
     type Adapter<B: LinearOps> = Sara<B>;
 
-    fn plan<B: SvdOps>(&self, targets: &[Target], weights: &mut dyn WeightSource<B>) -> Result<RankPlan> {
-        probability("sara.share", self.share)?;
+    fn plan<B: SvdOps>(
+        &self,
+        _shape: ModelShape,
+        targets: &[Target],
+        weights: &mut dyn WeightSource<B>,
+    ) -> Result<RankPlan> {
+        fraction("sara.share", self.share)?;
         RankPlan::spectral(targets, self.share, self.convention, weights)
     }
 
@@ -113,71 +103,43 @@ impl Method for SaraConfig {
         seed: Seed,
         device: &B::Device,
     ) -> Result<Sara<B>> {
-        probability("sara.dropout", self.dropout)?;
-        let layer = |planned: &Planned| {
+        self.branch.check("sara")?;
+        let branch = |planned: &Planned| {
             let (Target { site, d_in, d_out, .. }, rank) = (&planned.target, planned.rank);
-            let (down_path, up_path) = (format!("{site}.down"), format!("{site}.up"));
             let (unit_in, unit_out) = (1.0 / (*d_in as f64).sqrt(), 1.0 / (*d_out as f64).sqrt());
             let (down, scale, up) = match self.start {
+                SaraStart::ZeroUp => {
+                    let down = uniform_down(seed, planned, device);
+                    (down, Tensor::ones([rank], device), zero_up(planned, device))
+                }
                 SaraStart::ZeroScale => (
-                    seed.normal(&down_path, [*d_in, rank], unit_in, device),
+                    seed.normal(&format!("{site}.down"), [*d_in, rank], unit_in, device),
                     Tensor::zeros([rank], device),
-                    seed.normal(&up_path, [rank, *d_out], unit_out, device),
-                ),
-                SaraStart::ZeroUp => (
-                    seed.uniform(&down_path, [*d_in, rank], unit_in, device),
-                    Tensor::ones([rank], device),
-                    Param::from_tensor(Tensor::zeros([rank, *d_out], device)),
+                    seed.normal(&format!("{site}.up"), [rank, *d_out], unit_out, device),
                 ),
             };
-            (
-                *site,
-                SaraLayer {
-                    down,
-                    scale: Param::from_tensor(scale),
-                    up,
-                    scaling: planned.scaling(self.alpha),
-                },
-            )
+            let scaling = self.branch.scaling(planned, rank as f64);
+            Branch { down, scale: Some(Param::from_tensor(scale)), up, scaling, dropout: self.branch.dropout }
         };
-        Ok(Sara { layers: plan.sites.iter().map(layer).collect(), dropout: self.dropout })
+        Ok(Sara { layers: plan.map(branch) })
     }
 
     fn count(&self, _shape: ModelShape, plan: &RankPlan) -> usize {
-        plan.sites.iter().map(|planned| planned.pair_count() + planned.rank).sum()
-    }
-}
-
-impl<B: Backend> SaraLayer<B> {
-    fn low_rank(&self) -> LowRank<B> {
-        LowRank {
-            down: self.down.val(),
-            scale: Some(self.scale.val()),
-            up: self.up.val(),
-            scaling: self.scaling,
-        }
+        plan.pair_count() + plan.total()
     }
 }
 
 impl<B: LinearOps> Adapter<B> for Sara<B> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
-        match self.layers.get(site) {
-            Some(layer) => layer.low_rank().project(base, x, self.dropout, pass),
-            None => linear(base, x),
-        }
+        self.layers.project(site, base, x, pass)
     }
 
     fn delta(&self, site: Site, _base: &Linear<B>) -> Result<Option<Delta<B>>> {
-        Ok(self.layers.get(site).map(|layer| Delta { weight: layer.low_rank().change(), bias: None }))
+        Ok(self.layers.delta(site))
     }
 
     fn report(&self) -> Vec<Figure> {
-        let rank = |(site, layer): (Site, &SaraLayer<B>)| Figure {
-            site,
-            name: "rank",
-            value: layer.scale.val().dims()[0] as f64,
-        };
-        self.layers.iter().map(rank).collect()
+        self.layers.ranks()
     }
 }
 

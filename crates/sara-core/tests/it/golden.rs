@@ -7,6 +7,7 @@ use burn::nn::Linear;
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::{Flex, FlexDevice};
 use sara_core::import::peft::{ImportedPeft, import};
+use sara_core::low_rank::BranchConfig;
 use sara_core::methods::adalora::AdaloraConfig;
 use sara_core::parameters::{Tensors, collect, restore};
 use sara_core::store::read_safetensors;
@@ -156,7 +157,8 @@ fn penalty_of_adalora() {
     let golden = read_safetensors(&fixture("training-adalora/golden.safetensors")).unwrap();
     let mut targets = linears("roberta");
     targets.retain(|target| !matches!(target.site.role, Role::Up | Role::Down));
-    let config = AdaloraConfig { initial_rank: 6, target_rank: 2, alpha: 8.0, ..AdaloraConfig::default() };
+    let branch = BranchConfig { alpha: 8.0, ..BranchConfig::default() };
+    let config = AdaloraConfig { initial_rank: 6, target_rank: 2, branch, ..AdaloraConfig::default() };
     let plan = RankPlan::constant(&targets, 6).unwrap();
     let adapter = MethodConfig::Adalora(config).init::<Flex>(SHAPE, &plan, Seed(0), &FlexDevice).unwrap();
     let mut state = collect(&adapter);

@@ -3,11 +3,14 @@
 
 mod contract;
 mod export;
+mod fields;
 mod golden;
 mod import;
+mod merge;
 mod noise;
 mod parameters;
 mod pass;
 mod site;
+mod start;
 mod store;
 mod tiny;

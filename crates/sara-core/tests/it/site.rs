@@ -1,7 +1,11 @@
 //! Targets by name, and plans.
 
+use std::collections::BTreeSet;
+
 use sara_core::methods::lora::LoraConfig;
-use sara_core::{Error, Method as _, NoWeights, RankPlan, Role, Seed, Site, Target, Targets};
+use sara_core::{Error, Method as _, ModelShape, NoWeights, RankPlan, Role, Seed, Site, Target, Targets};
+
+const SHAPE: ModelShape = ModelShape { n_layers: 2, n_heads: 1, n_kv_heads: 1, head_dim: 4 };
 
 /// Two blocks of an encoder whose names are hard to tell apart.
 fn encoder() -> Vec<Target> {
@@ -70,7 +74,7 @@ fn ranks_are_checked() {
     twice.sites.push(twice.sites[0].clone());
     assert!(twice.check().unwrap_err().to_string().contains("planned twice"));
     let wide = LoraConfig { rank: 9, ..LoraConfig::default() };
-    assert!(wide.plan::<burn_flex::Flex>(&encoder(), &mut NoWeights).is_err());
+    assert!(wide.plan::<burn_flex::Flex>(SHAPE, &encoder(), &mut NoWeights).is_err());
 }
 
 #[test]
@@ -86,8 +90,10 @@ fn a_seed_does_not_depend_on_what_was_drawn_before() {
     // A longer draw begins with the shorter one: shapes do not disturb each other either.
     let long = Seed(1).normal::<burn_flex::Flex, 1>("a", [9], 1.0, &device).val().into_data();
     assert_eq!(long.to_vec::<f32>().unwrap()[..5], a);
-    assert_ne!(Seed(1).of_step(0, 1), Seed(1).of_step(1, 0));
-    assert_eq!(Seed(1).of_step(3, 2), Seed(1).of_step(3, 2));
+    assert_eq!(Seed(1).of_draw(3, 2, "a"), Seed(1).of_draw(3, 2, "a"));
+    let all = [(0, 1, "a"), (1, 0, "a"), (0, 1, "b"), (11, 0, "a"), (1, 10, "a")];
+    let all: BTreeSet<u64> = all.map(|(step, micro, path)| Seed(1).of_draw(step, micro, path)).into();
+    assert_eq!(all.len(), 5);
 }
 
 #[test]
@@ -104,4 +110,17 @@ fn first_values_have_the_deviation_they_claim() {
     assert!(uniform.iter().all(|value| value.abs() <= 0.5));
     assert!((spread(normal) / 0.02 - 1.0).abs() < SAMPLING);
     assert!((spread(uniform) / (0.5 / 3f64.sqrt()) - 1.0).abs() < SAMPLING);
+}
+
+#[test]
+#[should_panic(expected = "a record has an entry for each of the sites")]
+fn a_record_of_fewer_sites_is_refused() {
+    use burn::module::Module;
+    use sara_core::SiteMap;
+    type Linear = burn::nn::Linear<burn_flex::Flex>;
+    let linear = || burn::nn::LinearConfig::new(2, 3).init(&burn_flex::FlexDevice);
+    let sites = |n: usize| -> SiteMap<burn_flex::Flex, Linear> {
+        (0..n).map(|layer| (Site { layer, role: Role::Up }, linear())).collect()
+    };
+    let _ = sites(2).load_record(sites(1).into_record());
 }

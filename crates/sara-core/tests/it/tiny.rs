@@ -5,8 +5,9 @@ use burn::nn::Linear;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use rand::Rng;
+use sara_core::low_rank::{BranchConfig, Scaling};
 use sara_core::methods::adalora::AdaloraConfig;
-use sara_core::methods::lora::{LoraConfig, LoraScaling};
+use sara_core::methods::lora::LoraConfig;
 use sara_core::methods::sara::{SaraConfig, SaraStart};
 use sara_core::{
     Adapter, AnyAdapter, Backbone, LayerAdapter, LinearOps, MethodConfig, ModelShape, NoWeights, Pass,
@@ -137,6 +138,54 @@ pub(crate) struct Case {
     pub(crate) method: MethodConfig,
     pub(crate) plan: RankPlan,
     pub(crate) count: usize,
+    pub(crate) laws: Laws,
+}
+
+/// What a method promises; the contract checks each promise, whichever way it is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Laws {
+    /// Whether a new adapter leaves the backbone as it is.
+    pub(crate) start: Start,
+    pub(crate) gradients: Gradients,
+    pub(crate) merge: Merge,
+    pub(crate) dropout: Dropout,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(dead_code, reason = "not every method is there yet")]
+pub(crate) enum Start {
+    AtTheBackbone,
+    Elsewhere,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(dead_code, reason = "not every method is there yet")]
+pub(crate) enum Gradients {
+    /// The slopes of the loss.
+    Exact,
+    /// Through a rounding as if it were not there.
+    StraightThrough,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Merge {
+    Equals,
+    Refused,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dropout {
+    Taken,
+    None,
+}
+
+impl Laws {
+    const LOW_RANK: Self = Self {
+        start: Start::AtTheBackbone,
+        gradients: Gradients::Exact,
+        merge: Merge::Equals,
+        dropout: Dropout::Taken,
+    };
 }
 
 impl Case {
@@ -150,18 +199,24 @@ pub(crate) fn cases() -> Vec<Case> {
     MethodConfig::all().into_iter().flat_map(cases_of).collect()
 }
 
+/// An alpha that is no rank.
+fn branch(branch: BranchConfig) -> BranchConfig {
+    BranchConfig { alpha: 5.0, ..branch }
+}
+
 /// Sum of both widths, the same at every site of [`Tiny`].
 const WIDTHS: usize = D_MODEL + D_INNER;
 
 fn cases_of(method: MethodConfig) -> Vec<Case> {
     let case = |name, method: MethodConfig, count| {
-        let plan = method.plan::<burn_flex::Flex>(&linears(), &mut NoWeights).unwrap();
-        Case { name, method, plan, count }
+        let plan = method.plan::<burn_flex::Flex>(SHAPE, &linears(), &mut NoWeights).unwrap();
+        Case { name, method, plan, count, laws: Laws::LOW_RANK }
     };
     match method {
         MethodConfig::Lora(config) => {
-            let config = LoraConfig { rank: 3, alpha: 5.0, ..config };
-            let root = LoraConfig { scaling: LoraScaling::RootRank, ..config.clone() };
+            let config = LoraConfig { rank: 3, branch: branch(config.branch) };
+            let root = BranchConfig { scaling: Scaling::RootRank, ..config.branch.clone() };
+            let root = LoraConfig { branch: root, ..config.clone() };
             let mut mixed =
                 case("lora, a rank and an alpha by site", MethodConfig::Lora(config.clone()), 10 * WIDTHS);
             mixed.plan = by_site([(1, None), (3, Some(2.0)), (2, Some(7.0)), (4, None)]);
@@ -174,16 +229,21 @@ fn cases_of(method: MethodConfig) -> Vec<Case> {
         MethodConfig::Sara(config) => {
             // The plan is made by hand: no weight is decomposed here.
             let plan = by_site([(1, None), (3, None), (2, None), (4, None)]);
-            let count = 10 * (WIDTHS + 1);
-            let config = SaraConfig { alpha: 5.0, ..config };
+            let (count, laws) = (10 * (WIDTHS + 1), Laws::LOW_RANK);
+            let config = SaraConfig { branch: branch(config.branch.clone()), ..config };
             let scale = SaraConfig { start: SaraStart::ZeroScale, ..config.clone() };
             vec![
-                Case { name: "sara", method: MethodConfig::Sara(config), plan: plan.clone(), count },
-                Case { name: "sara from scale = 0", method: MethodConfig::Sara(scale), plan, count },
+                Case { name: "sara", method: MethodConfig::Sara(config), plan: plan.clone(), count, laws },
+                Case { name: "sara from scale = 0", method: MethodConfig::Sara(scale), plan, count, laws },
             ]
         }
         MethodConfig::Adalora(config) => {
-            let config = AdaloraConfig { initial_rank: 3, target_rank: 1, alpha: 5.0, ..config };
+            let config = AdaloraConfig {
+                initial_rank: 3,
+                target_rank: 1,
+                branch: branch(config.branch.clone()),
+                ..config
+            };
             vec![case("adalora", MethodConfig::Adalora(config), 4 * 3 * (WIDTHS + 1))]
         }
     }

@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use super::within;
 use crate::error::{Error, Result};
 use crate::export::peft::CONFIG;
-use crate::methods::lora::{LoraConfig, LoraScaling};
+use crate::low_rank::{BranchConfig, Scaling};
+use crate::methods::lora::LoraConfig;
 use crate::site::Target;
 use crate::store::read_json;
 
@@ -163,12 +164,15 @@ impl Config {
             Kind::Adalora => (masks(path, raw.rank_pattern.as_ref(), rank)?, Vec::new()),
         };
         let scaling = match (kind, raw.use_rslora) {
-            (Kind::Lora, Some(true)) => LoraScaling::RootRank,
-            _ => LoraScaling::Rank,
+            (Kind::Lora, Some(true)) => Scaling::RootRank,
+            _ => Scaling::Rank,
         };
         Ok(Self {
             kind,
-            lora: LoraConfig { rank, alpha, dropout: raw.lora_dropout.unwrap_or(0.0), scaling },
+            lora: LoraConfig {
+                rank,
+                branch: BranchConfig { alpha, dropout: raw.lora_dropout.unwrap_or(0.0), scaling },
+            },
             head: raw.head(),
             notes: raw.notes(),
             base: raw.base_model_name_or_path.unwrap_or_default(),
@@ -182,13 +186,13 @@ impl Config {
     pub(super) fn rank_of(&self, path: &str) -> (usize, f64) {
         (
             first(&self.ranks, path).copied().unwrap_or(self.lora.rank),
-            first(&self.alphas, path).copied().unwrap_or(self.lora.alpha),
+            first(&self.alphas, path).copied().unwrap_or(self.lora.branch.alpha),
         )
     }
 
     /// Constant factor of an AdaLoRA branch: of the initial rank, also after pruning.
     pub(super) fn adalora_scale(&self) -> f64 {
-        self.lora.alpha / (self.lora.rank as f64 + GUARD)
+        self.lora.branch.alpha / (self.lora.rank as f64 + GUARD)
     }
 
     /// True if the tensor at `path` belongs to the task head.

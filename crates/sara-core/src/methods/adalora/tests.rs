@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Int};
 use burn_autodiff::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 
 use super::*;
+use crate::delta::Change;
 use crate::parameters::Tensors;
 use crate::site::Role;
 use crate::store::read_safetensors;
@@ -52,7 +53,19 @@ fn whole(tensors: &Tensors, name: &str) -> Vec<usize> {
 }
 
 fn kept(adapter: &Adalora<Train>) -> Vec<bool> {
-    adapter.layers.iter().flat_map(|(_, layer)| host(layer.kept.val())).map(|kept| kept > 0.5).collect()
+    adapter.layers.iter().flat_map(|(_, layer)| host(layer.state.kept.val())).map(|kept| kept > 0.5).collect()
+}
+
+fn scale(layer: &AdaloraLayer<Train>) -> Tensor<Train, 1> {
+    layer.branch.scale.as_ref().unwrap().val()
+}
+
+fn with_scale(
+    mut layer: AdaloraLayer<Train>,
+    change: impl FnOnce(Tensor<Train, 1>) -> Tensor<Train, 1>,
+) -> AdaloraLayer<Train> {
+    layer.branch.scale = layer.branch.scale.map(|scale| edit(scale, change));
+    layer
 }
 
 #[test]
@@ -92,7 +105,7 @@ fn phases_must_fit_into_the_run() {
     assert!(AdaloraConfig::default().check_steps(1).is_err());
     let plan = |target_rank| {
         let config = AdaloraConfig { target_rank, ..golden_config() };
-        config.plan::<Flex>(&[], &mut crate::NoWeights)
+        config.plan::<Flex>(SHAPE, &[], &mut crate::NoWeights)
     };
     assert!(plan(6).is_ok() && plan(0).is_err() && plan(7).is_err());
 }
@@ -109,8 +122,8 @@ fn masks_are_those_of_peft() {
         // The scores as they are: those of the factors are zero, and the uncertainty is one.
         adapter.layers = adapter.layers.map_sites(|_, mut layer| {
             let score = of_site.next().unwrap();
-            let Importance { sensitivity, uncertainty } = layer.scale_importance;
-            layer.scale_importance = Importance {
+            let Importance { sensitivity, uncertainty } = layer.state.scale_importance;
+            layer.state.scale_importance = Importance {
                 sensitivity: edit(sensitivity, |_| Tensor::from_data(score, &FlexDevice)),
                 uncertainty: edit(uncertainty, |old| old.ones_like()),
             };
@@ -146,8 +159,8 @@ fn the_scores_of_a_component_add_up() {
             if dim == 1 { hot.repeat_dim(0, size) } else { hot.transpose().repeat_dim(1, size) }
         };
         if at == site {
-            layer.down_importance = mark(layer.down_importance, component(4, 1, 8, 2.0));
-            layer.up_importance = mark(layer.up_importance, component(2, 0, 7, 2.1));
+            layer.state.down_importance = mark(layer.state.down_importance, component(4, 1, 8, 2.0));
+            layer.state.up_importance = mark(layer.state.up_importance, component(2, 0, 7, 2.1));
         }
         layer
     });
@@ -191,19 +204,19 @@ fn masking_follows_the_phases_of_peft() {
     let (budgets, mask_steps) = (whole(&golden, "budgets"), whole(&golden, "mask_steps"));
     let mut adapter = adapter();
     for (step, &budget) in budgets.iter().enumerate() {
-        adapter.layers = adapter.layers.map_sites(|_, mut layer| {
-            layer.scale = edit(layer.scale, |scale| scale.ones_like());
-            layer
-        });
+        adapter.layers = adapter.layers.map_sites(|_, layer| with_scale(layer, |scale| scale.ones_like()));
         let loss = adapter
             .layers
             .iter()
-            .map(|(_, layer)| layer.down.val().sum() + layer.scale.val().sum() + layer.up.val().sum())
+            .map(|(_, layer)| {
+                let branch = &layer.branch;
+                branch.down.val().sum() + scale(layer).sum() + branch.up.val().sum()
+            })
             .reduce(|sum, term| sum + term)
             .unwrap();
         let grads = GradientsParams::from_grads(loss.backward(), &adapter);
         adapter = adapter.after_step(&grads, &Seen::default(), Progress { step, total: STEPS });
-        let scales = adapter.layers.iter().flat_map(|(_, layer)| host(layer.scale.val()));
+        let scales = adapter.layers.iter().flat_map(|(_, layer)| host(scale(layer)));
         let alive = scales.filter(|&scale| scale != 0.0).count();
         let masked = mask_steps.contains(&step) || step >= 40;
         assert_eq!(alive, if masked { budget } else { 48 }, "step {step}");
@@ -226,10 +239,8 @@ fn components_without_scale_are_no_change() {
     };
     let site = Site { layer: 1, role: Role::Value };
     assert_eq!(rank(&adapter, site), 0);
-    adapter.layers = adapter.layers.map_sites(|_, mut layer| {
-        layer.scale =
-            edit(layer.scale, |_| Tensor::from_data([0.0f32, 2.0, 0.0, -1.0, 0.0, 3.0], &FlexDevice));
-        layer
-    });
+    let values = [0.0f32, 2.0, 0.0, -1.0, 0.0, 3.0];
+    adapter.layers =
+        adapter.layers.map_sites(|_, layer| with_scale(layer, |_| Tensor::from_data(values, &FlexDevice)));
     assert_eq!(rank(&adapter, site), 3);
 }
