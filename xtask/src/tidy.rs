@@ -14,6 +14,12 @@ use crate::steps::output;
 const MAX_LINES: usize = 600;
 /// File names that say nothing.
 const EMPTY_NAMES: [&str; 8] = ["mod", "util", "utils", "common", "base", "helper", "helpers", "misc"];
+/// What knows CubeCL.
+const CUBE: &str = "crates/sara-svd/src/cube";
+/// Where the methods are.
+const METHODS: &str = "crates/sara-core/src/methods";
+/// What names no method: the models, the tasks, and all that training and files are.
+const METHOD_AGNOSTIC: [&str; 1] = ["crates/sara-models/src"];
 /// Sections of the documentation of a method.
 const METHOD_HEADINGS: [&str; 5] = ["Idea", "Equations", "Start", "Differences from the paper", "Source"];
 
@@ -54,6 +60,7 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
             }
         }
     }
+    check_places(root, &mut findings);
     if git(&["Cargo.lock"])?.is_empty() {
         let message = "is not tracked: the checks build with --locked".to_owned();
         findings.push(Finding { file: "Cargo.lock".into(), line: 0, message });
@@ -94,7 +101,7 @@ impl Rules {
             banned(
                 r"\bcube(cl|k)::",
                 "only sara-svd/src/cube knows CubeCL",
-                |file| is_library(file) && !in_folder(file, "crates/sara-svd/src/cube"),
+                |file| is_library(file) && !in_folder(file, CUBE),
                 false,
             ),
             banned(
@@ -174,6 +181,15 @@ impl Rules {
     }
 }
 
+/// A rule about a place that is not there any more would hold of nothing.
+fn check_places(root: &Path, findings: &mut Vec<Finding>) {
+    for place in [CUBE, METHODS].into_iter().chain(METHOD_AGNOSTIC) {
+        if !root.join(place).is_dir() {
+            findings.push(finding(Path::new(place), 0, "a rule names this folder, and it is not there"));
+        }
+    }
+}
+
 fn check_name(file: &Path, findings: &mut Vec<Finding>) {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     if extension(file) == "rs" && EMPTY_NAMES.contains(&&*stem) {
@@ -208,14 +224,11 @@ fn is_library(file: &Path) -> bool {
 }
 
 fn is_method_agnostic(file: &Path) -> bool {
-    is_library(file)
-        && ["roberta", "bert", "llama", "heads", "optimizer", "train"]
-            .iter()
-            .any(|name| in_folder(file, &format!("crates/sara-models/src/{name}")))
+    is_library(file) && METHOD_AGNOSTIC.iter().any(|path| in_folder(file, path))
 }
 
 fn is_method(file: &Path) -> bool {
-    file.parent() == Some(Path::new("crates/sara-core/src/methods")) && extension(file) == "rs"
+    file.parent() == Some(Path::new(METHODS)) && extension(file) == "rs"
 }
 
 /// Written by hand, so that its white space is ours: no fixtures and no assets.
@@ -272,8 +285,17 @@ mod tests {
     fn models_name_no_method() {
         let text =
             "/// as LoRA does\nlet lora = 1;\nuse sara_core::Site;\nlet steps = roberta;\nMoSara AdaLora";
-        assert_eq!(lines("crates/sara-models/src/train/classify.rs", text), [2, 5]);
+        assert_eq!(lines("crates/sara-models/src/classify/training.rs", text), [2, 5]);
         assert!(lines("crates/sara-models/src/bin/sara/demo.rs", text).is_empty());
+    }
+
+    #[test]
+    fn rules_hold_of_places_that_are_there() {
+        let mut findings = Vec::new();
+        check_places(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &mut findings);
+        assert!(findings.is_empty(), "{}", findings[0]);
+        check_places(Path::new(env!("CARGO_MANIFEST_DIR")), &mut findings);
+        assert_eq!(findings.len(), 2 + METHOD_AGNOSTIC.len());
     }
 
     #[test]

@@ -147,6 +147,7 @@ pub mod buffer;
 pub mod delta;
 pub mod error;
 pub mod export;
+mod fields;
 pub mod import;
 pub mod low_rank;
 pub mod methods;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::adapter::{Adapter, Figure, Progress, Trainable};
 use crate::delta::Delta;
 use crate::error::{Error, Result};
+use crate::fields;
 use crate::ops::{LinearOps, TrainOps};
 use crate::pass::{Pass, Seen};
 use crate::rank_plan::{RankPlan, WeightSource};
@@ -20,7 +21,6 @@ use crate::seed::Seed;
 use crate::site::{ModelShape, Site, Target};
 
 pub mod adalora;
-mod fields;
 pub mod lora;
 pub mod sara;
 

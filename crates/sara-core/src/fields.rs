@@ -4,10 +4,10 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::Method;
+use crate::methods::Method;
 
 /// The name and the given fields of `{"NAME": {...}}`.
-pub(super) fn one_method<'de, D: Deserializer<'de>>(
+pub(crate) fn one_method<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<(String, Map<String, Value>), D::Error> {
     let mut entries = Map::<String, Value>::deserialize(deserializer)?.into_iter();
@@ -21,7 +21,7 @@ pub(super) fn one_method<'de, D: Deserializer<'de>>(
 }
 
 /// The configuration with the `given` fields in place of its defaults.
-pub(super) fn read<T: Method>(name: &str, given: Map<String, Value>) -> Result<T, String> {
+pub(crate) fn read<T: Method>(name: &str, given: Map<String, Value>) -> Result<T, String> {
     let Value::Object(defaults) = serde_json::to_value(T::default()).map_err(|error| error.to_string())?
     else {
         return Err(format!("the configuration of {name} has no fields"));
