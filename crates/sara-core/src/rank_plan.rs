@@ -62,7 +62,15 @@ impl RankPlan {
     /// # Errors
     /// [`Error::Rank`] where a layer is too narrow for it.
     pub fn constant(targets: &[Target], rank: usize) -> Result<Self> {
-        Self::new(targets, |_| Ok(rank))
+        Self::by(targets, |_| rank)
+    }
+
+    /// A rank for each target, by a rule.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] where a layer is too narrow for it.
+    pub fn by(targets: &[Target], rank: impl Fn(&Target) -> usize) -> Result<Self> {
+        Self::new(targets, |target| Ok(rank(target)))
     }
 
     /// At each site the rank whose singular values reach `share` of the sum of all.
