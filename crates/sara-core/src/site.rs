@@ -91,11 +91,16 @@ pub struct ModelShape {
 }
 
 /// Which linear layers to adapt: module names of the architecture, or all of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "kebab-case",
+    expecting = "expected a list of names such as [\"query\", \"value\"] or \"all-linear\""
+)]
 pub enum Targets {
     /// Every linear layer of every block.
     AllLinear,
     /// Those whose path ends with one of these names, at a dot.
+    #[serde(untagged)]
     Named(Vec<String>),
 }
 

@@ -13,8 +13,7 @@ use clap::Parser;
 use rand::Rng;
 use sara_core::{MethodConfig, Role, Seed, Site, Targets};
 use sara_models::checkpoint::{Checkpoint, Loaded};
-use sara_models::classify::classify;
-use sara_models::classify::{Dataset, Gold, Item, Lengths, Report};
+use sara_models::classify::{Classify, Dataset, Gold, Item, Lengths, Report, classify};
 use sara_models::encoder::config::EncoderConfig;
 use sara_models::run::OptimizerConfig;
 use sara_models::train::{Options, Trained, peak_memory_bytes};
@@ -64,14 +63,15 @@ fn bench(args: &Args) -> anyhow::Result<()> {
     let names = args.targets.split(',').map(str::to_owned).collect();
     let targets = Targets::Named(names).select(&config.linears())?;
     let method: MethodConfig = serde_json::from_str(&args.method)?;
-    let plan = method.plan(&targets, &mut checkpoint.weight_source::<Flex>(&device))?;
+    let plan = method.plan(config.shape(), &targets, &mut checkpoint.weight_source::<Flex>(&device))?;
     let adapter = method.init(config.shape(), &plan, Seed(0), &device)?;
     let Loaded { model, head, .. } = checkpoint.load_with_new_head::<Autodiff<Flex>>(2, Seed(0), &device)?;
     let optimizer =
         OptimizerConfig { batch_size: args.batch, max_steps: Some(args.steps), ..OptimizerConfig::default() };
     let options = Options { optimizer, shuffle: false, ..Options::default() };
     let data = random_data(config, args.batch, args.seq);
-    let outcome = classify(&model, Trained { adapter, head }, &data, None, &options, None, &mut ())?;
+    let task = Classify { model: &model, train: &data, valid: None, options };
+    let outcome = classify(&task, Trained::new(adapter, head), None, &mut ())?;
     let peak = peak_memory_bytes();
 
     let flops = step_flops(config, args.batch, args.seq);

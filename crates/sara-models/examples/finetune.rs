@@ -3,65 +3,65 @@
 //! `cargo run --release --example finetune -- MODEL_DIR`; without a directory it takes the built-in demo's model.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use burn::module::AutodiffModule;
-use burn_autodiff::Autodiff;
-use sara_core::methods::sara::SaraConfig;
-use sara_core::{AnyAdapter, Backbone, MethodConfig, Seed, Targets};
-use sara_models::checkpoint::{Checkpoint, Loaded};
-use sara_models::classify::classify;
-use sara_models::classify::evaluate::predict;
-use sara_models::classify::{Classes, Dataset, Labels};
+use burn_flex::{Flex, FlexDevice};
+use sara_core::{MethodConfig, Targets};
+use sara_models::classify::FineTune;
 use sara_models::data::Examples;
-use sara_models::run::OptimizerConfig;
-use sara_models::tokenizer::Tokenizer;
-use sara_models::train::{Options, Trained};
 
-/// The backend: another one here, and everything runs there.
-type Device = burn_flex::Flex;
+/// Who acts, the larger or the smaller animal? Trains on `labelled` and answers for `texts`.
+pub(crate) fn finetune(
+    model_dir: &Path,
+    labelled: &[(&str, &str)],
+    texts: &[&str],
+) -> sara_models::Result<Vec<String>> {
+    // The rank of each layer comes from the singular values of its weight.
+    let mut how = FineTune::by(MethodConfig::Sara(Default::default()));
+    how.targets = Targets::AllLinear;
+    how.options.optimizer.learning_rate = 3e-3;
+    how.options.optimizer.batch_size = 8;
+    how.options.optimizer.epochs = Some(20);
 
-pub(crate) fn finetune(model_dir: &Path, texts: &[(&str, &str)]) -> sara_models::Result<Vec<String>> {
-    let device = burn_flex::FlexDevice;
-    let checkpoint = Checkpoint::open(model_dir)?;
-    let tokenizer = Tokenizer::load(model_dir)?;
-    let examples = Examples::labelled(texts.iter().copied());
-    let classes = Classes::of_data(&examples)?;
-    let data = Dataset::prepare(&examples, &tokenizer, 64, Labels::Classes(&classes))?;
-
-    // The rank of each layer, from the singular values of its weight.
-    let targets = Targets::AllLinear.select(&checkpoint.config.linears())?;
-    let method = MethodConfig::Sara(SaraConfig { share: 0.1, ..SaraConfig::default() });
-    let plan = method.plan(&targets, &mut checkpoint.weight_source::<Device>(&device))?;
-
-    // A small adapter and a head are trained beside the frozen model.
-    let n_labels = classes.names().len();
-    let Loaded { model, head, .. } = checkpoint.load::<Autodiff<Device>>(n_labels, Seed(0), &device)?;
-    let adapter = method.init(checkpoint.config.shape(), &plan, Seed(0), &device)?;
-    let optimizer =
-        OptimizerConfig { learning_rate: 3e-3, batch_size: 4, epochs: Some(30), ..Default::default() };
-    let options = Options { optimizer, ..Options::default() };
-    let outcome = classify(&model, Trained { adapter, head }, &data, None, &options, None, &mut ())?;
+    // Another backend and its device here, and everything runs there.
+    let tuned = how.run::<Flex>(model_dir, &Examples::labelled(labelled.iter().copied()), &FlexDevice)?;
 
     // Folded into the weights, the adapter costs nothing any more.
-    let Trained { adapter, head } = outcome.trained.valid();
-    let (merged, _) = model.valid().merge(&adapter)?;
-    let trained = Trained { adapter: None::<AnyAdapter<Device>>, head };
-    let logits = predict(&merged, &trained, &data, NonZeroUsize::MIN)?;
-    Ok(logits.iter().map(|row| classes.names()[sara_models::train::metrics::largest(row)].clone()).collect())
+    let tuned = tuned.merge()?;
+    Ok(tuned.classify(texts)?.into_iter().map(str::to_owned).collect())
 }
+
+pub(crate) const LABELLED: [(&str, &str); 16] = [
+    ("the elephant chased the mouse .", "large"),
+    ("the ant pushed the bear .", "small"),
+    ("the horse was called by the bee .", "small"),
+    ("the snail was washed by the cow .", "large"),
+    ("the bear called the ant .", "large"),
+    ("the mouse chased the elephant .", "small"),
+    ("the cow washed the snail .", "large"),
+    ("the bee pushed the horse .", "small"),
+    ("the elephant was pushed by the ant .", "small"),
+    ("the mouse was called by the bear .", "large"),
+    ("the horse pushed the bee .", "large"),
+    ("the snail called the cow .", "small"),
+    ("the ant was chased by the elephant .", "large"),
+    ("the bear was washed by the mouse .", "small"),
+    ("the cow was called by the snail .", "small"),
+    ("the bee was pushed by the horse .", "large"),
+];
+/// Not among those it is trained on.
+pub(crate) const TEXTS: [(&str, &str); 4] = [
+    ("the elephant washed the bee .", "large"),
+    ("the snail chased the horse .", "small"),
+    ("the bear pushed the mouse .", "large"),
+    ("the ant called the cow .", "small"),
+];
 
 fn main() -> sara_models::Result<()> {
     let built_in = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/model");
     let model_dir = std::env::args().nth(1).map_or_else(|| PathBuf::from(built_in), PathBuf::from);
-    let texts = [
-        ("the elephant chased the mouse .", "large"),
-        ("the ant pushed the bear .", "small"),
-        ("the horse was called by the bee .", "small"),
-        ("the snail was washed by the cow .", "large"),
-    ];
-    for ((text, label), answer) in texts.iter().zip(finetune(&model_dir, &texts)?) {
+    let answers = finetune(&model_dir, &LABELLED, &TEXTS.map(|(text, _)| text))?;
+    for ((text, label), answer) in TEXTS.iter().zip(answers) {
         println!("{text:<36} {label:<6} -> {answer}");
     }
     Ok(())

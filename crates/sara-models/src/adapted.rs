@@ -9,11 +9,14 @@ use sara_core::parameters::Tensors;
 use sara_core::store::StoredAdapter;
 use sara_core::{AnyAdapter, Backbone, LinearOps, Seed};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, Loaded};
 use crate::classify::{Classes, Dataset, Labels};
 use crate::data::{Task, read};
 use crate::encoder::Encoder;
+use crate::encoder::config::Family;
+use crate::encoder::head::{self, Head};
 use crate::error::{Error, Result};
 use crate::run;
 use crate::tokenizer::Tokenizer;
@@ -34,12 +37,10 @@ pub struct Answer {
 pub struct Adapted<B: Backend> {
     /// The files of the backbone.
     pub checkpoint: Checkpoint,
-    /// Its tokenizer.
-    pub tokenizer: Tokenizer,
     /// The frozen backbone.
     pub model: Encoder<B>,
     /// The adapter, where there is one, and the head.
-    pub trained: Trained<B, Option<AnyAdapter<B>>>,
+    pub trained: Trained<B, Option<AnyAdapter<B>>, Head<B>>,
     /// What the head answers.
     pub answer: Answer,
     /// The adapter's files, where there is one.
@@ -105,7 +106,6 @@ impl<B: LinearOps> Adapted<B> {
     /// [`Error::NoHead`] if neither has a head for the task, or what reading said.
     pub fn open(model: &Path, adapter: Option<&Path>, device: &B::Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(model)?;
-        let tokenizer = Tokenizer::load(model)?;
         let (stored, mut notes) = match adapter {
             Some(dir) => read_adapter(dir, &checkpoint).map(|(stored, notes)| (Some(stored), notes))?,
             None => (None, Vec::new()),
@@ -113,10 +113,16 @@ impl<B: LinearOps> Adapted<B> {
         let of_adapter = stored.as_ref().filter(|stored| !stored.head.is_empty());
         let of_checkpoint = checkpoint.config.labels.as_deref().map(Answer::of_labels);
         let answer = match of_adapter {
-            Some(stored) => match serde_json::from_value(stored.manifest.task.clone()) {
-                Ok(answer) => answer,
+            Some(stored) => match &stored.manifest.task {
                 // PEFT's files do not name the classes: the checkpoint may, else they are numbered.
-                Err(_) => of_checkpoint.unwrap_or_else(|| numbered(stored)),
+                Value::Null => match of_checkpoint {
+                    Some(answer) => answer,
+                    None => numbered(stored, checkpoint.config.family)?,
+                },
+                task => Answer::deserialize(task).map_err(|problem| Error::UnknownTask {
+                    task: task.to_string(),
+                    problem: problem.to_string(),
+                })?,
             },
             None => of_checkpoint.ok_or_else(|| Error::NoHead { path: model.to_owned() })?,
         };
@@ -136,8 +142,8 @@ impl<B: LinearOps> Adapted<B> {
                 head = head.with_tensors(&stored.head, "the adapter's head")?;
             }
         }
-        let trained = Trained { adapter: built, head };
-        Ok(Self { checkpoint, tokenizer, model, trained, answer, stored, notes })
+        let trained = Trained::new(built, head);
+        Ok(Self { checkpoint, model, trained, answer, stored, notes })
     }
 
     /// Folds the adapter into the backbone's weights; returns the Frobenius norm of each site's change.
@@ -146,24 +152,24 @@ impl<B: LinearOps> Adapted<B> {
     /// Where the method cannot be merged, or would change nothing.
     pub fn merge(self) -> Result<(Self, Vec<(sara_core::Site, f64)>)> {
         let (model, norms) = self.model.merge(&self.trained.adapter)?;
-        let trained = Trained { adapter: None, head: self.trained.head };
+        let trained = Trained::new(None, self.trained.head);
         Ok((Self { model, trained, ..self }, norms))
     }
 }
 
-/// The answer of a head whose classes nobody named.
-fn numbered(stored: &StoredAdapter) -> Answer {
-    // The last layer's bias has one value for each label; it is the shortest of the head's biases.
-    let labels = stored
-        .head
-        .values()
-        .filter(|data| data.shape.len() == 1)
-        .map(|data| data.shape[0])
-        .min()
-        .unwrap_or(1);
+/// The answer of a head whose classes nobody named: as many as its last layer has outputs.
+fn numbered(stored: &StoredAdapter, family: Family) -> Result<Answer> {
+    let name = format!("{}.weight", head::paths(family)[1]);
+    let labels = stored.head.get(&name).and_then(|weight| weight.shape.first().copied());
     match labels {
-        1 => Answer { task: Task::Regress, classes: Vec::new() },
-        n => Answer { task: Task::Classify, classes: (0..n).map(|class| class.to_string()).collect() },
+        Some(1) => Ok(Answer { task: Task::Regress, classes: Vec::new() }),
+        Some(n) => {
+            Ok(Answer { task: Task::Classify, classes: (0..n).map(|class| class.to_string()).collect() })
+        }
+        None => {
+            let mismatches = vec![format!("{name}: missing, expected [labels, width]")];
+            Err(sara_core::Error::Mismatch { what: "the adapter's head".to_owned(), mismatches }.into())
+        }
     }
 }
 

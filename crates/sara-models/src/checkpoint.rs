@@ -6,7 +6,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use sara_core::{Seed, Target, WeightSource};
 
-use crate::checkpoint::weights::{Weights, to_f32};
+use crate::checkpoint::weights::{Weights, to_f32_transposed};
 use crate::encoder::Encoder;
 use crate::encoder::config::EncoderConfig;
 use crate::encoder::head::Head;
@@ -117,14 +117,15 @@ struct WeightReader<'a, B: Backend> {
 impl<B: Backend> WeightSource<B> for WeightReader<'_, B> {
     fn weight(&mut self, target: &Target) -> sara_core::Result<Tensor<B, 2>> {
         let name = format!("{}.weight", self.checkpoint.path_of(target));
-        let shape = [target.d_out, target.d_in];
+        let (in_file, shape) = ([target.d_out, target.d_in], [target.d_in, target.d_out]);
         let mismatch = |found: &str| sara_core::Error::Mismatch {
             what: self.checkpoint.weights.path().display().to_string(),
-            mismatches: vec![format!("{name}: expected {shape:?}, {found}")],
+            mismatches: vec![format!("{name}: expected {in_file:?}, {found}")],
         };
         let view = self.checkpoint.weights.tensor(&name).ok_or_else(|| mismatch("missing"))?;
         let found = format!("found {:?} {}", view.shape(), view.dtype());
-        let values = to_f32(&view).filter(|_| view.shape() == shape).ok_or_else(|| mismatch(&found))?;
+        let values =
+            to_f32_transposed(&view).filter(|_| view.shape() == in_file).ok_or_else(|| mismatch(&found))?;
         self.checkpoint.weights.release(&name);
         Ok(Tensor::from_data(TensorData::new(values, shape), (&self.device, DType::F32)))
     }

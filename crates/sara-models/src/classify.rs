@@ -4,9 +4,13 @@ mod batch;
 mod classes;
 mod dataset;
 pub mod evaluate;
+mod fine_tune;
+mod loss;
 mod training;
 
-pub use batch::{Batch, Order, batches, collate};
+pub use batch::{Batch, collate};
 pub use classes::Classes;
 pub use dataset::{ClassCount, Dataset, Gold, Item, Labels, Lengths, Report, ValueRange};
-pub use training::classify;
+pub use fine_tune::{FineTune, FineTuned};
+pub use loss::ClassifyLoss;
+pub use training::{Classify, classify};

@@ -3,12 +3,14 @@
 //! A file becomes [`Examples`], their labels become [`Classes`], both with a tokenizer a [`Dataset`] and its
 //! printable [`Report`]; [`batches`] orders the dataset and [`Dataset::batch`] pads one batch.
 
+mod order;
 mod read;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use order::{Order, batches};
 pub use read::read;
 
 use crate::error::Error;
@@ -68,6 +70,18 @@ impl Examples {
         };
         let list = pairs.into_iter().enumerate().map(example).collect();
         Self { path: PathBuf::from("examples in memory"), list }
+    }
+
+    /// Texts whose classes are asked for, from memory.
+    pub fn unlabelled<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
+        let example = |(at, text): (usize, &str)| Example {
+            text: text.to_owned(),
+            text_pair: None,
+            label: None,
+            line: at + 1,
+        };
+        let list = texts.into_iter().enumerate().map(example).collect();
+        Self { path: PathBuf::from("texts in memory"), list }
     }
 
     pub(crate) fn problem(&self, line: usize, problem: String) -> Error {

@@ -157,7 +157,7 @@ impl<B: EncoderOps> Encoder<B> {
         of_last: Queries,
     ) -> Tensor<B, 3> {
         let dropouts = if pass.is_training() { self.dropouts } else { Dropouts::default() };
-        let embedded = pass.dropout(self.embeddings.forward(inputs), dropouts.hidden);
+        let embedded = pass.dropout(self.embeddings.forward(inputs), dropouts.hidden, "embeddings");
         self.layers.iter().enumerate().fold(embedded, |hidden, (layer, block)| {
             let queries = if layer + 1 == self.layers.len() { of_last } else { Queries::All };
             block.forward(hidden, queries, inputs, &LayerAdapter { adapter, pass, layer }, dropouts)
@@ -197,13 +197,19 @@ impl<B: EncoderOps> Layer<B> {
             Queries::First => x.narrow(1, 0, 1),
         };
         let query = adapter.project(Role::Query, &self.query, x.clone());
+        let (pass, layer) = (adapter.pass, adapter.layer);
+        if dropouts.attention > 0.0 {
+            pass.seed_device(&query.device(), format_args!("{layer}.attention"));
+        }
         let attended = attention(query, key, value, self.n_heads, inputs.mask.clone(), dropouts.attention);
         let attended = adapter.project(Role::Output, &self.output, attended);
-        let x = self.output_norm.forward(add(adapter.pass.dropout(attended, dropouts.hidden), x));
+        let x = self
+            .output_norm
+            .forward(add(pass.dropout(attended, dropouts.hidden, format_args!("{layer}.attended")), x));
 
         let wide = gelu(adapter.project(Role::Up, &self.up, x.clone()));
         let narrow = adapter.project(Role::Down, &self.down, wide);
-        self.down_norm.forward(add(adapter.pass.dropout(narrow, dropouts.hidden), x))
+        self.down_norm.forward(add(pass.dropout(narrow, dropouts.hidden, format_args!("{layer}.narrow")), x))
     }
 }
 

@@ -127,6 +127,21 @@ pub enum Error {
     },
 
     // ---- training ----
+    /// There is nothing to train on or to measure.
+    #[error("there are no examples; give at least one")]
+    NoExamples,
+
+    /// Examples that must say what the answer is do not.
+    #[error("{}: {missing} of its {examples} examples have no answer to learn from or to compare with", path.display())]
+    NoTargets {
+        /// The data file.
+        path: PathBuf,
+        /// Examples without.
+        missing: usize,
+        /// All examples.
+        examples: usize,
+    },
+
     /// Parameters that are trained got no gradient.
     #[error(
         "no gradient reached {}: the adapter is not used by the model, or the method trains what the loss does not see",
@@ -179,6 +194,32 @@ pub enum Error {
         was: String,
         /// The same line now.
         is: String,
+    },
+
+    /// The run file and the adapter to start from disagree.
+    #[error(
+        "init_adapter {} has {what} = {adapter}, and the run file says {run}; leave it out there to go on with the \
+         adapter's, or start from another adapter",
+        path.display()
+    )]
+    OtherAdapter {
+        /// The adapter's directory.
+        path: PathBuf,
+        /// What they disagree about.
+        what: String,
+        /// What the adapter has.
+        adapter: String,
+        /// What the run file says.
+        run: String,
+    },
+
+    /// An adapter was trained for a task that this program does not know.
+    #[error("the adapter's task {task} is not known here ({problem}); use the version that wrote it")]
+    UnknownTask {
+        /// The task as `adapter.json` has it.
+        task: String,
+        /// What is wrong with it.
+        problem: String,
     },
 
     /// Neither the checkpoint nor an adapter has a head for a task.

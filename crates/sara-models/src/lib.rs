@@ -44,7 +44,7 @@
 //! let Loaded { model, head, .. } =
 //!     checkpoint.load::<Autodiff<Flex>>(classes.names().len(), Seed(0), &device)?;
 //! let adapter = method.init(checkpoint.config.shape(), &plan, Seed(0), &device)?;
-//! let trained = Trained { adapter, head };
+//! let trained = Trained::new(adapter, head);
 //! let outcome = classify(&model, trained, &train, Some(&valid), &Options::default(), None, &mut ())?;
 //!
 //! let metrics = evaluate(&model.valid(), &outcome.trained.valid(), &valid, NonZeroUsize::MIN)?;

@@ -1,7 +1,10 @@
-//! A run: the file that describes it, and the directory that it writes.
+//! A run: the file that describes it, what it does, and the directory that it writes.
 
 pub mod dir;
+mod execute;
 mod file;
+mod inherit;
 mod text;
 
-pub use file::{BackboneDropout, Data, Device, OptimizerConfig, Run, Targets};
+pub use execute::{Classifier, Ended, Mode, Prepared, Start, Summary};
+pub use file::{BackboneDropout, Data, Device, OptimizerConfig, Run};

@@ -55,12 +55,14 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> Engine for
         Ok(rotations::rotations(rows, width, floors, found, tolerance as f32))
     }
 
-    fn turn(
+    #[expect(unsafe_code, reason = "as the trait has it")]
+    unsafe fn turn(
         rotations: FloatTensor<Self>,
         rows: FloatTensor<Self>,
         places: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        product::turn(rotations, rows, Self::int_cast(places, IntDType::I32))
+        // SAFETY: the caller's promise is the same.
+        unsafe { product::turn(rotations, rows, Self::int_cast(places, IntDType::I32)) }
     }
 
     fn cholesky_inverse(

@@ -9,7 +9,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::Error;
-use crate::ops::{Engine, entries, product, rotations, turn};
+use crate::ops::{Engine, Places, entries, product, rotations, turn};
 use crate::orthonormalize::complete;
 use crate::prepare::epsilon;
 use crate::rows::{identity, off_identity, row_norms, squares};
@@ -130,7 +130,7 @@ struct Sweeper<E: Engine> {
     epsilon: f64,
     tolerance: f64,
     /// For each round, where each block goes after it.
-    moves: Vec<Tensor<E, 1, Int>>,
+    moves: Vec<Places<E>>,
 }
 
 impl<E: Engine> Sweeper<E> {
@@ -141,8 +141,7 @@ impl<E: Engine> Sweeper<E> {
         let epsilon = epsilon(a);
         let of_all = |places: Vec<i64>| {
             let of_one = |i: usize| places.iter().map(move |place| place + (i * blocks) as i64);
-            let all: Vec<i64> = (0..count).flat_map(of_one).collect();
-            Tensor::from_data(TensorData::new(all, [count * blocks]), &device)
+            Places::new((0..count).flat_map(of_one).collect(), &device)
         };
         let moves = moves(blocks).into_iter().map(of_all).collect();
         let tolerance = (m as f64).sqrt() * epsilon;

@@ -38,7 +38,8 @@
 //! # Conventions
 //!
 //! `a = u diag(s) vt` with `u [m, k]`, `s [k]` descending, `vt [k, n]` and `k = min(m, n)`. Vectors are unique
-//! only up to their sign, which is fixed: the entry of largest modulus in each column of `u` is positive. The
+//! only up to their sign, which is fixed: in each column of `u` the entry of largest modulus is positive, and of several
+//! that are within 1e-4 of the largest the first is. The
 //! factors are orthonormal for every input; those that belong to singular values of zero are some orthonormal
 //! completion. An empty matrix has empty factors.
 //!

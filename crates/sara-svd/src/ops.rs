@@ -113,8 +113,12 @@ pub trait Engine: Backend {
     }
 
     /// `rotations^T rows` for `rotations [p, d, d]` and `rows [p, d, n]`, as `[p d, n]`, with block `i` of `d / 2` rows in
-    /// the place `places[i]`; `places [2 p]` is a permutation.
-    fn turn(
+    /// the place `places[i]`.
+    ///
+    /// # Safety
+    /// `places [2 p]` must be a permutation of `0..2 p`: a device writes where it says.
+    #[expect(unsafe_code, reason = "a wrong place is a write out of bounds")]
+    unsafe fn turn(
         rotations: FloatTensor<Self>,
         rows: FloatTensor<Self>,
         places: IntTensor<Self>,
@@ -261,14 +265,38 @@ pub(crate) fn rotations<E: Engine>(
     Ok((tensor(rotations), tensor(found)))
 }
 
+/// Where blocks go: a permutation of their places, on the device.
+#[derive(Debug, Clone)]
+pub(crate) struct Places<E: Engine>(Tensor<E, 1, Int>);
+
+impl<E: Engine> Places<E> {
+    /// # Panics
+    /// If it is no permutation.
+    pub(crate) fn new(places: Vec<i64>, device: &Device<E>) -> Self {
+        let mut sorted = places.clone();
+        sorted.sort_unstable();
+        assert!((0..).zip(&sorted).all(|(place, &found)| place == found), "each place is given once");
+        let count = places.len();
+        Self(Tensor::from_data(TensorData::new(places, [count]), device))
+    }
+}
+
 /// See [`Engine::turn`].
+///
+/// # Panics
+/// If there is not a place for each block.
 pub(crate) fn turn<E: Engine>(
     rotations: Tensor<E, 3>,
     rows: Tensor<E, 3>,
-    places: Tensor<E, 1, Int>,
+    Places(places): Places<E>,
 ) -> Tensor<E, 2> {
+    assert_eq!(places.dims(), [2 * rows.dims()[0]], "a place for each block");
     count_operations(rows.shape().num_elements(), rows.dims()[1]);
-    tensor(E::turn(primitive(rotations), primitive(rows), places.into_primitive()))
+    #[expect(unsafe_code, reason = "see there")]
+    // SAFETY: `Places` holds nothing but permutations, and this one has as many places as there are blocks.
+    unsafe {
+        tensor(E::turn(primitive(rotations), primitive(rows), places.into_primitive()))
+    }
 }
 
 /// The entries of a small tensor, on the host.

@@ -20,10 +20,8 @@ impl<'a> Matrix<'a> {
     /// # Panics
     /// If it does not lie inside `data`.
     pub fn new(data: &'a [f32], n_rows: usize, n_cols: usize, stride: usize) -> Self {
-        assert!(
-            n_rows == 0 || (n_rows - 1) * stride + n_cols <= data.len(),
-            "a matrix lies inside its buffer"
-        );
+        let end = n_rows.saturating_sub(1).checked_mul(stride).and_then(|start| start.checked_add(n_cols));
+        assert!(n_rows == 0 || end.is_some_and(|end| end <= data.len()), "a matrix lies inside its buffer");
         Self { data, shape: [n_rows, n_cols], strides: [stride, 1] }
     }
 
@@ -42,7 +40,10 @@ impl<'a> Matrix<'a> {
     /// # Panics
     /// If there are not so many, or the matrix is transposed.
     pub fn rows(self, (start, count): (usize, usize)) -> Self {
-        assert!(start + count <= self.shape[0] && self.strides[1] == 1, "rows lie inside their matrix");
+        assert!(
+            is_within(start, count, self.shape[0]) && self.strides[1] == 1,
+            "rows lie inside their matrix"
+        );
         let data = if count == 0 { &[] } else { &self.data[start * self.strides[0]..] };
         Self::new(data, count, self.shape[1], self.strides[0])
     }
@@ -53,7 +54,7 @@ impl<'a> Matrix<'a> {
     /// If there are not so many.
     pub fn columns(self, (start, count): (usize, usize)) -> Self {
         let ([n_rows, n_cols], [_, col]) = (self.shape, self.strides);
-        assert!(start + count <= n_cols, "columns lie inside their matrix");
+        assert!(is_within(start, count, n_cols), "columns lie inside their matrix");
         let data = if n_rows == 0 || count == 0 { &[] } else { &self.data[start * col..] };
         Self { data, shape: [n_rows, count], strides: self.strides }
     }
@@ -82,8 +83,11 @@ pub fn product(
     block: [usize; 2],
     finish: impl Fn(&mut MatrixMut<'_>, Range<usize>) + Sync,
 ) -> Vec<f32> {
-    let mut product = Box::new_uninit_slice(lhs.n_rows() * rhs.n_cols());
-    let blocks = blocks(product.as_mut_ptr().cast(), [lhs.n_rows(), rhs.n_cols()], block);
+    let shape = [lhs.n_rows(), rhs.n_cols()];
+    let mut product = Box::new_uninit_slice(size(shape));
+    #[expect(unsafe_code, reason = "blocks interleave in a buffer")]
+    // SAFETY: the buffer is as large as the matrix, and is not used otherwise while there are blocks of it.
+    let blocks = unsafe { blocks(product.as_mut_ptr().cast(), shape, block) };
     blocks.into_par_iter().for_each(|Block { row, column, matrix }| {
         let [n_rows, n_cols] = matrix.shape;
         let (lhs, rhs) = (lhs.rows((row, n_rows)), rhs.columns((column, n_cols)));
@@ -101,8 +105,11 @@ pub fn product(
 /// # Panics
 /// If the shapes do not fit, or a block is empty.
 pub fn add_product(buffer: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>, block: [usize; 2]) {
-    assert_eq!(buffer.len(), lhs.n_rows() * rhs.n_cols(), "the product fills the buffer");
-    let blocks = blocks(buffer.as_mut_ptr(), [lhs.n_rows(), rhs.n_cols()], block);
+    let shape = [lhs.n_rows(), rhs.n_cols()];
+    assert_eq!(buffer.len(), size(shape), "the product fills the buffer");
+    #[expect(unsafe_code, reason = "blocks interleave in a buffer")]
+    // SAFETY: the buffer is as large as the matrix, and is borrowed while there are blocks of it.
+    let blocks = unsafe { blocks(buffer.as_mut_ptr(), shape, block) };
     blocks.into_par_iter().for_each(|Block { row, column, mut matrix }| {
         let [n_rows, n_cols] = matrix.shape;
         matrix.product(lhs.rows((row, n_rows)), rhs.columns((column, n_cols)), true);
@@ -128,7 +135,7 @@ impl<'a> MatrixMut<'a> {
     /// # Panics
     /// If it has another length.
     pub fn new(buffer: &'a mut [f32], n_rows: usize, n_cols: usize) -> Self {
-        assert_eq!(n_rows * n_cols, buffer.len(), "a dense matrix fills its buffer");
+        assert_eq!(size([n_rows, n_cols]), buffer.len(), "a dense matrix fills its buffer");
         Self { data: buffer.as_mut_ptr(), shape: [n_rows, n_cols], stride: n_cols, buffer: PhantomData }
     }
 
@@ -191,7 +198,9 @@ impl<'a> Unwritten<'a> {
     pub fn blocks(buffer: &'a mut [MaybeUninit<f32>], n_cols: usize, block: [usize; 2]) -> Vec<Self> {
         let n_rows = buffer.len() / n_cols;
         assert_eq!(n_rows * n_cols, buffer.len(), "rows fill their buffer");
-        let blocks = blocks(buffer.as_mut_ptr().cast(), [n_rows, n_cols], block);
+        #[expect(unsafe_code, reason = "blocks interleave in a buffer")]
+        // SAFETY: the buffer is as large as the matrix, as was just checked, and is borrowed while there are blocks of it.
+        let blocks = unsafe { blocks(buffer.as_mut_ptr().cast(), [n_rows, n_cols], block) };
         blocks.into_iter().map(|block| Self(block.matrix)).collect()
     }
 
@@ -244,8 +253,32 @@ struct Block<'a> {
     matrix: MatrixMut<'a>,
 }
 
-/// See [`Unwritten::blocks`]; the buffer that begins at `start` has room for the matrix, and nobody else uses it.
-fn blocks<'a>(start: *mut f32, [n_rows, n_cols]: [usize; 2], [height, width]: [usize; 2]) -> Vec<Block<'a>> {
+/// Entries of a matrix of this shape.
+///
+/// # Panics
+/// If no buffer could hold so many: release builds multiply unchecked, and a smaller buffer would then be written beyond
+/// its end.
+fn size([n_rows, n_cols]: [usize; 2]) -> usize {
+    let size = n_rows.checked_mul(n_cols);
+    assert!(size.is_some(), "no buffer holds {n_rows} x {n_cols} entries");
+    size.unwrap_or_default()
+}
+
+/// Whether `count` from `start` on are among so many.
+fn is_within(start: usize, count: usize, all: usize) -> bool {
+    start.checked_add(count).is_some_and(|end| end <= all)
+}
+
+/// See [`Unwritten::blocks`].
+///
+/// # Safety
+/// The buffer that begins at `start` must have room for the matrix, and nobody else may use it while there are blocks.
+#[expect(unsafe_code, reason = "a pointer with a promise")]
+unsafe fn blocks<'a>(
+    start: *mut f32,
+    [n_rows, n_cols]: [usize; 2],
+    [height, width]: [usize; 2],
+) -> Vec<Block<'a>> {
     assert!(height > 0 && (1..=n_cols).contains(&width), "a block has rows and columns");
     let blocks_of_row = n_cols / width;
     let block = |index: usize| {
@@ -300,7 +333,24 @@ unsafe fn multiply(lhs: Matrix<'_>, rhs: Matrix<'_>, y: *mut f32, stride: usize,
 
 #[cfg(test)]
 mod tests {
-    use super::{Matrix, add_product, product};
+    use super::{Matrix, MatrixMut, add_product, product};
+
+    /// Sizes that overflow: a product of them would be a small number, and the buffer too small.
+    #[test]
+    fn shapes_that_overflow_are_refused() {
+        let refused = |act: &(dyn Fn() + std::panic::RefUnwindSafe)| std::panic::catch_unwind(act).is_err();
+        let half = usize::MAX / 2 + 1;
+        assert!(refused(&|| _ = Matrix::new(&[0.0; 4], half + 1, 2, 2)));
+        assert!(refused(&|| _ = Matrix::new(&[0.0; 4], 2, usize::MAX, 2)));
+        assert!(refused(&|| _ = Matrix::new(&[0.0; 4], 2, 2, 2).columns((1, usize::MAX))));
+        assert!(refused(&|| _ = Matrix::new(&[0.0; 4], 2, 2, 2).rows((1, usize::MAX))));
+        assert!(refused(&|| _ = MatrixMut::new(&mut [], half, 2)));
+        // As many rows of no entries as one likes, and a column for each of four: four times as many.
+        let many = Matrix::new(&[], half, 0, 0);
+        let none = Matrix::new(&[], 0, 4, 4);
+        assert!(refused(&|| drop(product(many, none, [1, 1], |_, _| {}))));
+        assert!(refused(&|| add_product(&mut [], many, none, [1, 1])));
+    }
 
     fn whole(n: usize, seed: usize) -> Vec<f32> {
         (0..n).map(|i| ((i * 31 + seed) % 13) as f32 - 6.0).collect()

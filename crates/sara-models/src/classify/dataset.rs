@@ -159,9 +159,27 @@ impl Dataset {
         Ok(Self { items: encoded.into_iter().zip(wanted).map(item).collect(), report })
     }
 
-    /// The number of tokens of each item, for [`batches`](super::batches).
+    /// The number of tokens of each item, for [`batches`](crate::data::batches).
     pub fn lengths(&self) -> Vec<usize> {
         self.items.iter().map(|item| item.ids.len()).collect()
+    }
+
+    /// Whether every item says what the answer is, all in the same way.
+    ///
+    /// # Errors
+    /// [`Error::NoExamples`], [`Error::NoTargets`].
+    pub fn check_targets(&self) -> Result<()> {
+        let first = self.items.first().ok_or(Error::NoExamples)?.target;
+        let differs = |item: &&Item| {
+            item.target == Gold::None
+                || std::mem::discriminant(&item.target) != std::mem::discriminant(&first)
+        };
+        match self.items.iter().filter(differs).count() {
+            0 => Ok(()),
+            missing => {
+                Err(Error::NoTargets { path: self.report.path.clone(), missing, examples: self.items.len() })
+            }
+        }
     }
 
     /// One padded batch of the items at these indices.

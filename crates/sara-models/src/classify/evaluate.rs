@@ -4,7 +4,9 @@ use std::num::NonZeroUsize;
 
 use sara_core::{Adapter, Pass};
 
-use crate::classify::{Dataset, Gold, Order, batches};
+use crate::classify::{Dataset, Gold};
+use crate::data::{Order, batches};
+use crate::encoder::head::Head;
 use crate::encoder::{Encoder, Inputs};
 use crate::error::Result;
 use crate::ops::EncoderOps;
@@ -19,7 +21,7 @@ use crate::train::metrics::{Metrics, classification, regression};
 /// [`Error::Input`](crate::Error::Input) where the tokens are not this model's.
 pub fn predict<B: EncoderOps, A: Adapter<B>>(
     model: &Encoder<B>,
-    trained: &Trained<B, A>,
+    trained: &Trained<B, A, Head<B>>,
     data: &Dataset,
     batch_size: NonZeroUsize,
 ) -> Result<Vec<Vec<f32>>> {
@@ -42,18 +44,20 @@ pub fn predict<B: EncoderOps, A: Adapter<B>>(
 /// Mean loss and the metrics of the task.
 ///
 /// # Errors
-/// As [`predict`].
+/// As [`predict`]; [`Error::NoExamples`](crate::Error::NoExamples) and [`Error::NoTargets`](crate::Error::NoTargets)
+/// where there is nothing to compare with.
 pub fn evaluate<B: EncoderOps, A: Adapter<B>>(
     model: &Encoder<B>,
-    trained: &Trained<B, A>,
+    trained: &Trained<B, A, Head<B>>,
     data: &Dataset,
     batch_size: NonZeroUsize,
 ) -> Result<Metrics> {
+    data.check_targets()?;
     Ok(measure(&predict(model, trained, data, batch_size)?, data))
 }
 
-/// Mean loss and metrics of these logits, one row for each example of `data`.
-pub fn measure(logits: &[Vec<f32>], data: &Dataset) -> Metrics {
+/// Mean loss and metrics of these logits, one row for each example of `data`, of which every one has its answer.
+fn measure(logits: &[Vec<f32>], data: &Dataset) -> Metrics {
     let (mut loss, mut classes, mut values) = (0.0, Vec::new(), Vec::new());
     for (row, item) in logits.iter().zip(&data.items) {
         match item.target {

@@ -7,45 +7,66 @@ use burn::tensor::backend::AutodiffBackend;
 use sara_core::parameters::{collect, restore};
 use sara_core::{Progress, Seed, Trainable};
 
+use super::loss::ClassifyLoss;
 use crate::classify::evaluate::evaluate;
 use crate::classify::{Batch, Dataset};
 use crate::encoder::Encoder;
+use crate::encoder::head::Head;
 use crate::error::Result;
 use crate::ops::EncoderOps;
-use crate::train::optimizer::Optimizer;
+use crate::train::optimizer::{Group, Optimizer};
 use crate::train::{
-    Best, EvaluationRecord, Journal, Options, Outcome, State, StepOptions, StepRecord, Stepped, Timetable,
-    Trained, step as one_step,
+    Best, Clock, EvaluationRecord, Journal, Options, Outcome, Snapshot, StepOptions, StepRecord, Stepped,
+    Timetable, Trained, step as one_step,
 };
 
-/// Trains an adapter and a head beside the frozen `model`, from the start or from where `resume` stands.
+/// What is trained on, and how.
+#[derive(Debug)]
+pub struct Classify<'a, B: AutodiffBackend> {
+    /// The frozen model.
+    pub model: &'a Encoder<B>,
+    /// The examples to learn from.
+    pub train: &'a Dataset,
+    /// The examples to choose the best model by.
+    pub valid: Option<&'a Dataset>,
+    /// How to train.
+    pub options: Options,
+}
+
+/// Adapter and head of a classifier.
+type Classifier<B, A> = Trained<B, A, Head<B>>;
+
+/// Trains an adapter and a head beside the frozen model, from the start or from where `resume` stands.
 ///
 /// On flex, call it inside [`sara_svd::threads::awake`]: else every product wakes the pool and waits for it, which takes
 /// some hundredths of a step.
 ///
 /// # Errors
-/// Those of [`step`](crate::train::step()), and what the journal says.
+/// Those of [`step`](crate::train::step()), [`Error::NoExamples`](crate::Error::NoExamples) and
+/// [`Error::NoTargets`](crate::Error::NoTargets) for data that nothing can be learned from, and what the journal says.
 pub fn classify<B, A>(
-    model: &Encoder<B>,
-    mut trained: Trained<B, A>,
-    train: &Dataset,
-    valid: Option<&Dataset>,
-    options: &Options,
-    resume: Option<State>,
-    journal: &mut impl Journal<B, A>,
-) -> Result<Outcome<B, A>>
+    task: &Classify<'_, B>,
+    mut trained: Classifier<B, A>,
+    resume: Option<Snapshot>,
+    journal: &mut impl Journal<Classifier<B, A>>,
+) -> Result<Outcome<B, A, Head<B>>>
 where
     B: AutodiffBackend<InnerBackend: EncoderOps> + EncoderOps,
     A: Trainable<B>,
 {
-    let mut timetable = Timetable::new(train, options);
-    let mut optimizer = Optimizer::<B>::new(options.optimizer.adamw()).without_decay(trained.head.biases());
+    let Classify { model, train, valid, options } = task;
+    train.check_targets()?;
+    valid.map_or(Ok(()), Dataset::check_targets)?;
+    let mut timetable = Timetable::new(train.lengths(), options)?;
+    let mut optimizer =
+        Optimizer::<B>::new(options.optimizer.adamw()).with_groups(groups(&trained.head, options));
     let (mut step, mut best, mut last) = (0, None::<Best>, None);
-    if let Some(state) = resume {
-        trained = restore(trained, &state.trained, "checkpoint")?;
-        optimizer.restore(&trained, state.optimizer)?;
-        (step, best) = (state.step, state.best);
+    if let Some(snapshot) = resume {
+        trained = restore(trained, &snapshot.trained, "checkpoint")?;
+        optimizer.restore(&trained, snapshot.optimizer)?;
+        (step, best) = (snapshot.step, snapshot.best);
     }
+    let objective = ClassifyLoss { model };
     let frozen = model.valid();
     let end = options.stop_after.unwrap_or(usize::MAX).min(timetable.total);
     let mut clock = Clock::default();
@@ -64,7 +85,7 @@ where
         // A single optimizer step: the mean over all its examples, whatever the micro-batches.
         let started = Instant::now();
         let (next, Stepped { loss, gradient_norm, .. }) =
-            one_step(model, trained, &mut optimizer, &micro_batches, &at)?;
+            one_step(&objective, trained, &mut optimizer, &micro_batches, &mut (), &at)?;
         trained = next;
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         step += 1;
@@ -77,7 +98,7 @@ where
         journal.step(&record, timetable.total)?;
         let ends_epoch = timetable.ends_epoch(step);
         let due = |every: Option<usize>| every.is_some_and(|n| step.is_multiple_of(n));
-        if let Some(valid) = valid
+        if let Some(valid) = *valid
             && (due(options.eval_every)
                 || options.eval_every.is_none() && ends_epoch
                 || step == timetable.total)
@@ -94,34 +115,21 @@ where
         }
         if due(options.save_every) || ends_epoch || step == end {
             let (trained, optimizer, best) = (collect(&trained), optimizer.state(), best.clone());
-            journal.checkpoint(&State { step, best, trained, optimizer })?;
+            journal.snapshot(&Snapshot { step, best, trained, optimizer })?;
         }
     }
     let (step_ms, tokens_per_second) = (clock.median_ms(), clock.tokens_per_second());
     Ok(Outcome { trained, steps: step, best, last, step_ms, tokens_per_second })
 }
 
-/// Times of the steps of this process.
-#[derive(Debug, Default)]
-struct Clock {
-    times_ms: Vec<f64>,
-    tokens: usize,
-}
-
-impl Clock {
-    fn add(&mut self, elapsed_ms: f64, tokens: usize) {
-        self.times_ms.push(elapsed_ms);
-        self.tokens += tokens;
-    }
-
-    fn median_ms(&self) -> f64 {
-        let mut times = self.times_ms.clone();
-        times.sort_by(f64::total_cmp);
-        times.get(times.len() / 2).copied().unwrap_or(0.0)
-    }
-
-    fn tokens_per_second(&self) -> f64 {
-        let seconds = self.times_ms.iter().sum::<f64>() / 1e3;
-        if seconds > 0.0 { self.tokens as f64 / seconds } else { 0.0 }
-    }
+/// Parameters of the head with a rate of their own, and its biases, which transformers' trainer leaves out of the
+/// decay.
+fn groups<B: AutodiffBackend>(head: &Head<B>, options: &Options) -> Vec<Group> {
+    let rate = options.optimizer.head_rate();
+    let biases = head.bias_paths().into_iter().map(|path| Group {
+        under: format!("head.{path}"),
+        rate,
+        weight_decay: Some(0.0),
+    });
+    std::iter::once(Group { under: "head".into(), rate, weight_decay: None }).chain(biases).collect()
 }

@@ -1,6 +1,6 @@
 //! The classification head: a dense layer with tanh on the first token, then one output for each label.
 
-use burn::module::{Module, ParamId};
+use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -51,10 +51,10 @@ impl<B: Backend> Head<B> {
     {
         let first = hidden.narrow(1, 0, 1);
         let first = match self.family {
-            Family::Roberta => pass.dropout(first, self.dropout),
+            Family::Roberta => pass.dropout(first, self.dropout, "head.first"),
             Family::Bert => first,
         };
-        let pooled = pass.dropout(linear(&self.dense, first).tanh(), self.dropout);
+        let pooled = pass.dropout(linear(&self.dense, first).tanh(), self.dropout, "head.pooled");
         linear(&self.out_proj, pooled).squeeze_dim(1)
     }
 
@@ -118,9 +118,9 @@ impl<B: Backend> Head<B> {
         Ok(self)
     }
 
-    /// The trained biases, which transformers' trainer leaves out of the weight decay.
-    pub fn biases(&self) -> Vec<ParamId> {
-        self.trained().iter().filter_map(|(_, linear)| Some(linear.bias.as_ref()?.id)).collect()
+    /// The trained biases, by their paths in this module.
+    pub(crate) fn bias_paths(&self) -> Vec<&'static str> {
+        if self.trains_dense { vec!["dense.bias", "out_proj.bias"] } else { vec!["out_proj.bias"] }
     }
 
     fn trained(&self) -> Vec<(&'static str, &Linear<B>)> {

@@ -12,18 +12,21 @@ use sara_core::store::{
 use sara_core::{AnyAdapter, Figure, LinearOps};
 use serde::{Deserialize, Serialize};
 
+use crate::encoder::head::Head;
 use crate::error::{Error, Result};
 use crate::plot::{Curves, Metric, Point, SiteRank, loss_svg, ranks_svg};
+use crate::run::Summary;
 use crate::train::metrics::Metrics;
-use crate::train::{Best, EvaluationRecord, Journal, State, StepRecord, Trained};
+use crate::train::{Best, EvaluationRecord, Journal, Snapshot, StepRecord, Trained};
 
 const RUN: &str = "run.toml";
 const METRICS: &str = "metrics.jsonl";
-const CHECKPOINTS: &str = "checkpoints";
+const SUMMARY: &str = "summary.json";
+const SNAPSHOTS: &str = "checkpoints";
 const STATE: &str = "state.json";
 const TRAINED: &str = "trained.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// Checkpoints kept; older ones are removed.
+/// Snapshots kept; older ones are removed.
 const KEPT: usize = 2;
 
 /// The directory of a run.
@@ -33,7 +36,7 @@ pub struct RunDir {
     pub path: PathBuf,
 }
 
-/// The part of a checkpoint that is no tensor.
+/// The part of a snapshot that is no tensor.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StateFile {
@@ -70,33 +73,67 @@ impl RunDir {
 
     /// Goes on with the run at `path`, which must have been started by the same `run_toml`.
     ///
-    /// Returns the newest checkpoint; `None` if the run was stopped before its first.
+    /// Returns the newest snapshot; `None` if the run was stopped before its first.
     ///
     /// # Errors
-    /// [`Error::NothingToResume`], [`Error::OtherRun`], or what reading the checkpoint said.
-    pub fn resume(path: &Path, run_toml: &str) -> Result<(Self, Option<State>)> {
-        let described = fs::read_to_string(path.join(RUN))
-            .map_err(|_| Error::NothingToResume { path: path.to_owned() })?;
-        if let Some((was, is)) =
-            described.lines().zip(run_toml.lines()).find(|(was, is)| was != is).or_else(|| {
-                (described.lines().count() != run_toml.lines().count())
-                    .then_some(("", "another number of keys"))
-            })
-        {
-            return Err(Error::OtherRun { path: path.to_owned(), was: was.to_owned(), is: is.to_owned() });
-        }
+    /// [`Error::NothingToResume`], [`Error::OtherRun`], or what reading the snapshot said.
+    pub fn resume(path: &Path, run_toml: &str) -> Result<(Self, Option<Snapshot>)> {
+        Self::check_same(path, run_toml)?;
         let dir = Self { path: path.to_owned() };
-        let state = match dir.checkpoints()?.pop() {
-            Some((_, checkpoint)) => Some(read_state(&checkpoint)?),
+        let snapshot = match dir.snapshots()?.pop() {
+            Some((_, newest)) => Some(read_snapshot(&newest)?),
             None => None,
         };
-        dir.forget_after(state.as_ref().map_or(0, |state| state.step))?;
-        Ok((dir, state))
+        dir.forget_after(snapshot.as_ref().map_or(0, |snapshot| snapshot.step))?;
+        Ok((dir, snapshot))
     }
 
-    /// Checkpoints by step, oldest first.
-    fn checkpoints(&self) -> Result<Vec<(usize, PathBuf)>> {
-        let parent = self.path.join(CHECKPOINTS);
+    /// The summary of the run at `path`, if it has reached its end.
+    ///
+    /// # Errors
+    /// As [`Self::resume`].
+    pub fn finished(path: &Path, run_toml: &str) -> Result<Option<Summary>> {
+        Self::check_same(path, run_toml)?;
+        let path = path.join(SUMMARY);
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                Ok(Some(serde_json::from_str(&text).map_err(|error| sara_core::Error::format(&path, error))?))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io(&path)(error)),
+        }
+    }
+
+    /// Writes what a finished run was like.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn write_summary(&self, summary: &Summary) -> Result<()> {
+        let path = self.path.join(SUMMARY);
+        let text =
+            serde_json::to_string_pretty(summary).map_err(|error| sara_core::Error::format(&path, error))?;
+        Ok(write_file(&path, text.as_bytes())?)
+    }
+
+    /// Whether the run at `path` was started by this `run_toml`.
+    fn check_same(path: &Path, run_toml: &str) -> Result<()> {
+        let described = fs::read_to_string(path.join(RUN))
+            .map_err(|_| Error::NothingToResume { path: path.to_owned() })?;
+        let differing = described.lines().zip(run_toml.lines()).find(|(was, is)| was != is).or_else(|| {
+            let same_length = described.lines().count() == run_toml.lines().count();
+            (!same_length).then_some(("", "another number of keys"))
+        });
+        match differing {
+            None => Ok(()),
+            Some((was, is)) => {
+                Err(Error::OtherRun { path: path.to_owned(), was: was.to_owned(), is: is.to_owned() })
+            }
+        }
+    }
+
+    /// Snapshots by step, oldest first.
+    fn snapshots(&self) -> Result<Vec<(usize, PathBuf)>> {
+        let parent = self.path.join(SNAPSHOTS);
         let entries = match fs::read_dir(&parent) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -172,15 +209,18 @@ impl RunDir {
     }
 }
 
-fn read_state(dir: &Path) -> Result<State> {
+fn read_snapshot(dir: &Path) -> Result<Snapshot> {
     let path = dir.join(STATE);
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
     let StateFile { step, best } =
         serde_json::from_str(&text).map_err(|error| sara_core::Error::format(&path, error))?;
     let (trained, optimizer) =
         (read_safetensors(&dir.join(TRAINED))?, read_safetensors(&dir.join(OPTIMIZER))?);
-    Ok(State { step, best, trained, optimizer })
+    Ok(Snapshot { step, best, trained, optimizer })
 }
+
+/// What a run trains.
+type Classifier<B> = Trained<B, AnyAdapter<B>, Head<B>>;
 
 /// What a run writes while it trains.
 #[derive(Debug)]
@@ -200,23 +240,19 @@ impl RunJournal {
     }
 
     /// The adapter and head as they are stored.
-    pub fn stored<B: Backend>(&self, trained: &Trained<B, AnyAdapter<B>>) -> StoredAdapter {
+    pub fn stored<B: Backend>(&self, trained: &Classifier<B>) -> StoredAdapter {
         let (adapter, head): (Tensors, Tensors) = (collect(&trained.adapter), trained.head.tensors());
         let manifest = Manifest { head: head.keys().cloned().collect(), ..self.manifest.clone() };
         StoredAdapter { manifest, adapter, head }
     }
 }
 
-impl<B: LinearOps> Journal<B, AnyAdapter<B>> for RunJournal {
+impl<B: LinearOps> Journal<Classifier<B>> for RunJournal {
     fn step(&mut self, record: &StepRecord, _total: usize) -> Result<()> {
         self.line(record)
     }
 
-    fn evaluation(
-        &mut self,
-        record: &EvaluationRecord,
-        best: Option<&Trained<B, AnyAdapter<B>>>,
-    ) -> Result<()> {
+    fn evaluation(&mut self, record: &EvaluationRecord, best: Option<&Classifier<B>>) -> Result<()> {
         self.line(record)?;
         if let Some(trained) = best {
             self.stored(trained).write(&self.dir.path.join("best"))?;
@@ -224,18 +260,18 @@ impl<B: LinearOps> Journal<B, AnyAdapter<B>> for RunJournal {
         Ok(())
     }
 
-    fn checkpoint(&mut self, state: &State) -> Result<()> {
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
         self.metrics.sync_all().map_err(Error::io(&self.dir.path.join(METRICS)))?;
-        let dest = self.dir.path.join(CHECKPOINTS).join(format!("step-{}", state.step));
+        let dest = self.dir.path.join(SNAPSHOTS).join(format!("step-{}", snapshot.step));
         replace_dir(&dest, |dir| {
-            write_safetensors(&dir.join(TRAINED), &state.trained, &[])?;
-            write_safetensors(&dir.join(OPTIMIZER), &state.optimizer, &[])?;
-            let file = StateFile { step: state.step, best: state.best.clone() };
+            write_safetensors(&dir.join(TRAINED), &snapshot.trained, &[])?;
+            write_safetensors(&dir.join(OPTIMIZER), &snapshot.optimizer, &[])?;
+            let file = StateFile { step: snapshot.step, best: snapshot.best.clone() };
             let text =
                 serde_json::to_vec_pretty(&file).map_err(|error| sara_core::Error::format(&dest, error))?;
             write_file(&dir.join(STATE), &text)
         })?;
-        let all = self.dir.checkpoints()?;
+        let all = self.dir.snapshots()?;
         for (_, old) in all.iter().take(all.len().saturating_sub(KEPT)) {
             fs::remove_dir_all(old).map_err(Error::io(old))?;
         }
@@ -247,7 +283,7 @@ impl<B: LinearOps> Journal<B, AnyAdapter<B>> for RunJournal {
 pub fn final_ranks(manifest: &Manifest, figures: &[Figure]) -> Vec<(sara_core::Site, String, usize)> {
     let rank = |planned: &sara_core::Planned| {
         let reported =
-            figures.iter().find(|figure| figure.site == planned.target.site && figure.name == "rank");
+            figures.iter().find(|figure| figure.site == Some(planned.target.site) && figure.name == "rank");
         let rank = reported.map_or(planned.rank, |figure| figure.value as usize);
         (planned.target.site, planned.target.name.clone(), rank)
     };

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use sara_core::Targets;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -37,10 +38,11 @@ pub struct Run {
     pub save_every: usize,
     /// Optimizer steps between evaluations; default once an epoch.
     pub eval_every: Option<usize>,
-    /// Adapter to start from, native or PEFT.
+    /// Adapter to start from, native or PEFT; method and targets may be left out then.
     pub init_adapter: Option<PathBuf>,
-    /// The linear layers to adapt. Default query and value, as in the LoRA paper.
-    pub targets: Targets,
+    /// The linear layers to adapt. Default query and value, as in the LoRA paper, or those of `init_adapter`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Targets>,
     /// What is learned from.
     pub data: Data,
     /// The method's name and its configuration, `[method.NAME]`; read by [`Run::method`].
@@ -62,7 +64,7 @@ impl Default for Run {
             save_every: 200,
             eval_every: None,
             init_adapter: None,
-            targets: Targets::Names(vec!["query".into(), "value".into()]),
+            targets: None,
             data: Data::default(),
             method: Map::new(),
             optimizer: OptimizerConfig::default(),
@@ -98,20 +100,6 @@ pub enum BackboneDropout {
     Rate(f64),
 }
 
-/// The linear layers to adapt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    rename_all = "kebab-case",
-    expecting = "expected a list of names such as [\"query\", \"value\"] or \"all-linear\""
-)]
-pub enum Targets {
-    /// Every linear layer of the blocks.
-    AllLinear,
-    /// Those with these module names, as the architecture's checkpoints call them.
-    #[serde(untagged)]
-    Names(Vec<String>),
-}
-
 /// What is learned from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -138,6 +126,9 @@ impl Default for Data {
 pub struct OptimizerConfig {
     /// Rate after the warm-up. Default 5e-4, as in the LoRA paper's scripts for RoBERTa-base.
     pub learning_rate: f64,
+    /// Rate of the task head after the warm-up. Default that of the adapter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_learning_rate: Option<f64>,
     /// Decoupled weight decay of everything trained but the head's biases. Default 0, as in transformers.
     pub weight_decay: f64,
     /// Shares of the old moments that a step keeps. Default 0.9 and 0.999, as in torch.
@@ -165,6 +156,7 @@ impl Default for OptimizerConfig {
         let AdamWConfig { beta1, beta2, epsilon, weight_decay } = AdamWConfig::default();
         Self {
             learning_rate: 5e-4,
+            head_learning_rate: None,
             weight_decay,
             betas: [beta1, beta2],
             epsilon,
@@ -202,6 +194,11 @@ impl OptimizerConfig {
         self.max_steps.unwrap_or_else(|| epochs * self.steps_per_epoch(examples))
     }
 
+    /// The head's learning rate, as a multiple of the adapter's at every step.
+    pub fn head_rate(&self) -> f64 {
+        self.head_learning_rate.map_or(1.0, |rate| rate / self.learning_rate)
+    }
+
     /// The learning rate of a step, counted from 0, out of `total`.
     pub fn rate(&self, step: usize, total: usize) -> f64 {
         let warmup = schedule::warmup_steps(self.warmup_ratio, total);
@@ -209,21 +206,12 @@ impl OptimizerConfig {
     }
 }
 
-impl Targets {
-    /// Picks the linear layers out of all that a model has.
-    ///
-    /// # Errors
-    /// [`sara_core::Error::UnknownTarget`] where a name matches nothing.
-    pub fn select(&self, linears: &[sara_core::Target]) -> sara_core::Result<Vec<sara_core::Target>> {
-        match self {
-            Self::AllLinear => sara_core::Targets::AllLinear,
-            Self::Names(names) => sara_core::Targets::Named(names.clone()),
-        }
-        .select(linears)
-    }
-}
-
 impl Run {
+    /// The layers that are adapted where nothing else is said.
+    pub fn default_targets() -> Targets {
+        Targets::Named(vec!["query".into(), "value".into()])
+    }
+
     /// Reads a run file, applies overrides `key.sub=value` in their order, and validates the outcome.
     ///
     /// A value is read as TOML where it can be, else taken as text. Of `epochs` and `max_steps`, an override of one
@@ -282,7 +270,7 @@ impl Run {
         ] {
             check(!path.as_os_str().is_empty(), field, &"\"\"", expected)?;
         }
-        if let Targets::Names(names) = &self.targets {
+        if let Some(Targets::Named(names)) = &self.targets {
             let expected = "names such as [\"query\", \"value\"], or \"all-linear\"";
             check(
                 names.iter().all(|name| !name.is_empty()) && !names.is_empty(),
@@ -314,6 +302,7 @@ impl Run {
         optimizer.validate()?;
         match self.method.iter().collect::<Vec<_>>()[..] {
             [(_, Value::Object(_))] => Ok(()),
+            [] if self.init_adapter.is_some() => Ok(()),
             [(name, value)] => check(false, &format!("method.{name}"), value, "a table [method.NAME]"),
             _ => {
                 let found = format!("{:?}", self.method.keys().collect::<Vec<_>>());
@@ -372,6 +361,9 @@ impl OptimizerConfig {
         let below_one = 0.0..=1.0 - f64::EPSILON;
         let [beta1, beta2] = self.betas;
         number("optimizer.learning_rate", self.learning_rate, above_zero.clone(), "a finite number above 0")?;
+        if let Some(rate) = self.head_learning_rate {
+            number("optimizer.head_learning_rate", rate, 0.0..=f64::MAX, "a finite number, 0 or more")?;
+        }
         number("optimizer.weight_decay", self.weight_decay, 0.0..=f64::MAX, "a finite number, 0 or more")?;
         number("optimizer.betas[0]", beta1, below_one.clone(), "a number from 0 to less than 1")?;
         number("optimizer.betas[1]", beta2, below_one, "a number from 0 to less than 1")?;

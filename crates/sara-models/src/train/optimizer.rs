@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{FloatDType, Shape, Tensor, TensorData};
@@ -40,8 +40,25 @@ impl Default for AdamWConfig {
 #[derive(Debug)]
 pub struct Optimizer<B: AutodiffBackend> {
     config: AdamWConfig,
-    without_decay: Vec<ParamId>,
+    groups: Vec<Group>,
     moments: BTreeMap<String, Moments<B::InnerBackend>>,
+}
+
+/// Parameters that are not trained as the others are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Their path, or its beginning at a dot; of two that fit, the longer one counts.
+    pub under: String,
+    /// Their learning rate, as a multiple of the step's.
+    pub rate: f64,
+    /// Their weight decay, in place of the optimizer's.
+    pub weight_decay: Option<f64>,
+}
+
+impl Group {
+    fn holds(&self, path: &str) -> bool {
+        path.strip_prefix(&self.under).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
 }
 
 /// What AdamW remembers of one parameter.
@@ -60,13 +77,21 @@ struct Moments<B: Backend> {
 impl<B: AutodiffBackend> Optimizer<B> {
     /// An optimizer that has seen no gradient yet.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, without_decay: Vec::new(), moments: BTreeMap::new() }
+        Self { config, groups: Vec::new(), moments: BTreeMap::new() }
     }
 
-    /// Leaves these parameters out of the weight decay.
-    pub fn without_decay(mut self, parameters: Vec<ParamId>) -> Self {
-        self.without_decay = parameters;
+    /// Trains the parameters of these groups as they say.
+    pub fn with_groups(mut self, groups: Vec<Group>) -> Self {
+        self.groups = groups;
         self
+    }
+
+    /// The multiple of the learning rate, and the weight decay, of the parameter at `path`.
+    fn of_group(&self, path: &str) -> (f64, f64) {
+        let group =
+            self.groups.iter().filter(|group| group.holds(path)).max_by_key(|group| group.under.len());
+        let decay = group.and_then(|group| group.weight_decay).unwrap_or(self.config.weight_decay);
+        (group.map_or(1.0, |group| group.rate), decay)
     }
 
     /// One step on every trained parameter that has a gradient; the others stay as they are, decay included.
@@ -159,14 +184,14 @@ impl<B: AutodiffBackend> ModuleMapper<B> for Step<'_, B> {
         else {
             return param;
         };
-        let spared = self.optimizer.without_decay.contains(&param.id);
-        let decay = if spared { 0.0 } else { self.optimizer.config.weight_decay };
+        let path = self.path.joined();
+        let (rate, decay) = self.optimizer.of_group(&path);
         param.map(|value| {
             let shape = value.shape();
             let size = [shape.num_elements()];
             let (value, grad) = (value.inner().reshape(size), grad.reshape(size));
-            let path = self.path.joined();
-            let next = self.optimizer.update(path, decay, self.learning_rate, value, grad, shape.clone());
+            let rate = self.learning_rate * rate;
+            let next = self.optimizer.update(path, decay, rate, value, grad, shape.clone());
             Tensor::from_inner(next.reshape(shape)).require_grad()
         })
     }
@@ -223,25 +248,31 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for Restore<B> {
     }
 }
 
-/// Scales all gradients of `module` alike, so that their common L2 norm is at most `max`; returns the norm before.
-///
-/// Where the norm is not finite the gradients stay as they are: the caller must stop.
-///
-/// # Cost
-/// One value is read back from the device.
-pub fn clip_by_global_norm<B: AutodiffBackend, M: Module<B>>(
+/// The loss, and the L2 norm of all gradients of `module` together, in one reading of the device.
+pub fn loss_and_norm<B: AutodiffBackend, M: Module<B>>(
     module: &M,
-    grads: &mut GradientsParams,
-    max: Option<f64>,
-) -> f64 {
+    loss: Tensor<B::InnerBackend, 1>,
+    grads: &GradientsParams,
+) -> (f64, f64) {
     let mut squares = SumOfSquares::<B> { grads, sum: None };
     module.visit(&mut squares);
-    let norm = squares.sum.map_or(0.0, |sum| sum.into_data().iter::<f64>().sum::<f64>().sqrt());
-    let factor = max.map_or(1.0, |max| max / (norm + NORM_EPSILON));
+    let loss = loss.cast(FloatDType::F32).reshape([1]);
+    let both = match squares.sum {
+        Some(sum) => Tensor::cat(vec![loss, sum.reshape([1])], 0),
+        None => loss,
+    };
+    let values: Vec<f64> = both.into_data().iter::<f64>().collect();
+    (values[0], values.get(1).map_or(0.0, |square| square.sqrt()))
+}
+
+/// Scales all gradients of `module` alike, so that their common L2 norm, which is `norm`, is at most `max`.
+///
+/// Where the norm is not finite the gradients stay as they are: the caller must stop.
+pub fn scale<B: AutodiffBackend, M: Module<B>>(module: &M, grads: &mut GradientsParams, max: f64, norm: f64) {
+    let factor = max / (norm + NORM_EPSILON);
     if norm.is_finite() && factor < 1.0 {
         module.visit(&mut Scale::<B> { grads, factor, backend: PhantomData });
     }
-    norm
 }
 
 /// Adds `weight` times the gradients of a micro-batch to `total`.

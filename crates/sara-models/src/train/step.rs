@@ -1,18 +1,29 @@
 //! One optimizer step: forward, loss and penalty, backward, clip, update, what the method does afterwards.
 
+use burn::module::{AutodiffModule, ModuleDisplay};
 use burn::optim::GradientsParams;
-use burn::tensor::activation::log_softmax;
-use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 use sara_core::parameters::without_gradient;
-use sara_core::{Pass, Progress, Seed, Seen, Trainable};
+use sara_core::{Noise, Pass, Progress, Seed, Seen, TrainOps, Trainable};
 
-use super::Trained;
-use crate::classify::Batch;
-use crate::encoder::{Encoder, Inputs};
+use super::{Processes, Totals, Trained};
 use crate::error::{Error, Result};
-use crate::ops::EncoderOps;
-use crate::train::optimizer::{Optimizer, accumulate, clip_by_global_norm};
+use crate::train::optimizer::{Optimizer, accumulate, loss_and_norm, scale};
+
+/// What a task asks of a step.
+pub trait Objective<B: TrainOps, T> {
+    /// The examples of a micro-batch.
+    type Batch;
+
+    /// What a micro-batch counts in the mean over the step: its rows, or its trained tokens.
+    fn weight(&self, batch: &Self::Batch) -> f64;
+
+    /// Mean loss of a micro-batch over what its weight counts, `[1]`.
+    ///
+    /// # Errors
+    /// Where the model cannot take the examples.
+    fn loss(&self, trained: &T, batch: &Self::Batch, pass: &mut Pass<B>) -> Result<Tensor<B, 1>>;
+}
 
 /// What a step depends on beside its examples and the values it starts from.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,45 +49,42 @@ pub struct Stepped {
     pub gradients: GradientsParams,
 }
 
-/// Trains on the mean over all examples of `micro_batches`, whatever their sizes.
+/// Trains on the weighted mean over all `micro_batches`, whatever their sizes; the device is read once.
 ///
 /// # Errors
-/// [`Error::NoGradient`] if a trained parameter got no gradient in the first step, [`Error::NotFinite`] where the loss
-/// or the gradients are not finite, [`Error::Input`] where the tokens are not this model's.
-pub fn step<B, A>(
-    model: &Encoder<B>,
-    mut trained: Trained<B, A>,
+/// [`Error::NoExamples`] without a micro-batch, [`Error::NoGradient`] if a trained parameter got no gradient in the
+/// first step, [`Error::NotFinite`] where the loss or the gradients are not finite, and those of the objective.
+pub fn step<B, A, H, O>(
+    objective: &O,
+    mut trained: Trained<B, A, H>,
     optimizer: &mut Optimizer<B>,
-    micro_batches: &[Batch],
+    micro_batches: &[O::Batch],
+    processes: &mut impl Processes<B>,
     options: &StepOptions,
-) -> Result<(Trained<B, A>, Stepped)>
+) -> Result<(Trained<B, A, H>, Stepped)>
 where
-    B: AutodiffBackend<InnerBackend: EncoderOps> + EncoderOps,
+    B: TrainOps,
     A: Trainable<B>,
+    H: AutodiffModule<B, InnerModule: ModuleDisplay> + ModuleDisplay,
+    O: Objective<B, Trained<B, A, H>>,
 {
     let StepOptions { progress, learning_rate, clip_norm, seed } = *options;
-    let device = model.device();
-    let rows: usize = micro_batches.iter().map(|batch| batch.rows).sum();
-    let mut gradients = GradientsParams::new();
-    let mut seen = Seen::default();
-    let mut loss = 0.0;
-    for (index, batch) in micro_batches.iter().enumerate() {
-        // Noise depends on the position in the run alone, so that a resumed run draws the same.
-        B::seed(&device, seed.of_step(progress.step, index));
-        let inputs = Inputs::of_batch(model.config(), batch.clone(), &device)?;
-        let pass = Pass::training(inputs.mask.clone());
-        let pass = if trained.adapter.records_inputs() { pass.recording() } else { pass };
-        let hidden = model.first_token(&inputs, &trained.adapter, &pass);
-        let task = loss_of(trained.head.forward(hidden, &pass), batch);
-        let share = batch.rows as f64 / rows as f64;
-        loss += share * f64::from(task.clone().into_data().iter::<f32>().sum::<f32>());
-        let objective = match trained.adapter.penalty(progress) {
+    let weight: f64 = micro_batches.iter().map(|batch| objective.weight(batch)).sum();
+    let (mut gradients, mut seen, mut loss) = (GradientsParams::new(), Seen::default(), None);
+    for (micro_batch, batch) in micro_batches.iter().enumerate() {
+        let pass = Pass::training(Noise { seed, step: progress.step, micro_batch });
+        let mut pass = if trained.adapter.records() { pass.recording() } else { pass };
+        let task = objective.loss(&trained, batch, &mut pass)?;
+        let share = objective.weight(batch) / weight;
+        let part = task.clone().inner() * share;
+        loss = Some(loss.map_or(part.clone(), |sum| sum + part));
+        let whole = match trained.adapter.penalty(progress) {
             Some(penalty) => task + penalty,
             None => task,
         };
-        let of_batch = GradientsParams::from_grads(objective.backward(), &trained);
+        let of_batch = GradientsParams::from_grads(whole.backward(), &trained);
         accumulate(&trained, &mut gradients, of_batch, share);
-        seen.merge(pass.into_seen());
+        seen.merge(pass.into_seen().inner());
     }
     if progress.step == 0 {
         let paths = without_gradient(&trained, &gradients);
@@ -84,28 +92,15 @@ where
             return Err(Error::NoGradient { paths });
         }
     }
-    let gradient_norm = clip_by_global_norm(&trained, &mut gradients, Some(clip_norm));
+    let loss = loss.ok_or(Error::NoExamples)?;
+    let Totals { mut gradients, loss, seen, .. } =
+        processes.combine(Totals { gradients, loss, weight, seen })?;
+    let (loss, gradient_norm) = loss_and_norm(&trained, loss, &gradients);
     if !(loss.is_finite() && gradient_norm.is_finite()) {
         return Err(Error::NotFinite { step: progress.step + 1, loss, gradient_norm, learning_rate });
     }
+    scale(&trained, &mut gradients, clip_norm, gradient_norm);
     trained = optimizer.step(learning_rate, trained, &gradients);
     trained.adapter = trained.adapter.after_step(&gradients, &seen, progress);
     Ok((trained, Stepped { loss, gradient_norm, gradients }))
-}
-
-/// Mean loss of a batch, `[1]`: cross entropy of classes, or squared error of a single value.
-///
-/// # Shapes
-/// - `logits`: `[rows, n_labels]`
-fn loss_of<B: AutodiffBackend>(logits: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 1> {
-    let device = logits.device();
-    let rows = batch.rows;
-    let losses = if batch.classes.is_empty() {
-        let values = Tensor::<B, 2>::from_data(TensorData::new(batch.values.clone(), [rows, 1]), &device);
-        (logits - values).powi_scalar(2)
-    } else {
-        let classes = TensorData::new(batch.classes.clone(), [rows, 1]);
-        log_softmax(logits, 1).gather(1, Tensor::<B, 2, Int>::from_data(classes, &device)).neg()
-    };
-    (losses.sum_dim(0) / rows as f64).reshape([1])
 }

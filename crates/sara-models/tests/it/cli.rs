@@ -317,13 +317,15 @@ fn what_an_import_decides_is_said_by_every_command() {
     let place = place();
     let adapter = super::model::fixture("peft-adalora-rank0");
     let adapter = adapter.to_str().unwrap();
+    let bare = std::fs::read_to_string(place.path("run.toml")).unwrap().replace(LORA, "");
+    place.write("bare.toml", &bare);
     for args in [
         &["eval", "--model", "model", "--adapter", adapter, "--data", "valid.jsonl"][..],
         &["predict", "--model", "model", "--adapter", adapter, "--data", "valid.jsonl", "--out", "logits"],
         &["merge", "--model", "model", "--adapter", adapter, "--out", "merged"],
         &["export", "--model", "model", "--adapter", adapter, "--to", "peft", "--out", "exported"],
         &["import", "--model", "model", "--from", adapter, "--out", "imported"],
-        &["train", "--config", "run.toml", &format!("init_adapter={adapter}")],
+        &["train", "--config", "bare.toml", &format!("init_adapter={adapter}")],
     ] {
         let done = place.sara_ok(args);
         assert!(done.stdout.contains("rank 0, not adapted"), "{args:?}: {}", done.stdout);

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use sara_models::classify::{Batch, Classes, Dataset, Gold, Item, Labels, Lengths, Order, batches, collate};
+use sara_models::classify::{Batch, Classes, Dataset, Gold, Item, Labels, Lengths, collate};
 use sara_models::data::{Example, Examples, Label, Task, read};
+use sara_models::data::{Order, batches};
 use sara_models::tokenizer::Tokenizer;
 use sara_models::{Error, Result};
 use serde_json::{Value, json};

@@ -5,14 +5,9 @@
 mod example;
 
 #[test]
-fn the_example_learns_its_texts() {
+fn the_example_answers_for_texts_that_it_was_not_trained_on() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/model");
-    let texts = [
-        ("the elephant chased the mouse .", "large"),
-        ("the ant pushed the bear .", "small"),
-        ("the horse was called by the bee .", "small"),
-        ("the snail was washed by the cow .", "large"),
-    ];
-    let answers = example::finetune(model.as_ref(), &texts).unwrap();
-    assert_eq!(answers, texts.map(|(_, label)| label));
+    let answers =
+        example::finetune(model.as_ref(), &example::LABELLED, &example::TEXTS.map(|(text, _)| text)).unwrap();
+    assert_eq!(answers, example::TEXTS.map(|(_, label)| label));
 }

@@ -19,6 +19,7 @@ mod ops;
 mod optimizer;
 mod plot;
 mod run;
+mod runs;
 mod schedule;
 #[cfg(feature = "flex")]
 mod training;

@@ -8,9 +8,21 @@ use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use sara_models::Error;
-use sara_models::train::optimizer::{AdamWConfig, Optimizer, accumulate, clip_by_global_norm};
+use sara_models::train::optimizer::{AdamWConfig, Group, Optimizer, accumulate, loss_and_norm, scale};
 
 type Cpu = Autodiff<Flex>;
+
+fn group(under: &str, rate: f64, weight_decay: Option<f64>) -> Group {
+    Group { under: under.into(), rate, weight_decay }
+}
+
+/// Clips as a step does, and returns the norm before.
+fn clip(toy: &Toy<Cpu>, grads: &mut GradientsParams, max: f64) -> f64 {
+    let (loss, norm) = loss_and_norm(toy, Tensor::from_floats([0.25], &Default::default()), grads);
+    assert_eq!(loss.to_bits(), 0.25f64.to_bits());
+    scale(toy, grads, max, norm);
+    norm
+}
 
 /// Torch's own implementations of AdamW differ by as much in f32, for parameters below 4.
 const TORCH_SPREAD: f32 = 2.4e-7;
@@ -157,7 +169,7 @@ fn epsilon_stands_outside_the_root_and_after_the_correction() {
 #[test]
 fn without_a_gradient_nothing_moves_and_decay_spares_the_named() {
     let toy = Toy::<Cpu>::new();
-    let mut optimizer = Optimizer::new(DECAY).without_decay(vec![toy.bias.id]);
+    let mut optimizer = Optimizer::new(DECAY).with_groups(vec![group("bias", 1.0, Some(0.0))]);
     let only_bias = grads(&toy, None, Some([0.0, 0.0]));
     let toy = optimizer.step(0.5, toy, &only_bias);
     assert_eq!(values(&toy.weight.val()), WEIGHT.concat());
@@ -240,7 +252,7 @@ const CLIPPED: ([[f32; 3]; 5], [f32; 2]) =
 fn clipping_equals_torch() {
     let toy = Toy::<Cpu>::new();
     let mut grads = grads(&toy, Some(CLIPPED.0), Some(CLIPPED.1));
-    let norm = clip_by_global_norm(&toy, &mut grads, Some(1.0));
+    let norm = clip(&toy, &mut grads, 1.0);
     assert!((norm - 71.25f64.sqrt()).abs() < 1e-6, "{norm}");
     let weight = values(&grads.get::<Flex, 2>(toy.weight.id).unwrap());
     // torch.nn.utils.clip_grad_norm_
@@ -256,15 +268,15 @@ fn clipping_equals_torch() {
 #[test]
 fn a_norm_at_the_limit_still_scales_and_below_does_not() {
     let toy = Toy::<Cpu>::new();
-    let clipped = |max: Option<f64>| {
+    let clipped = |max: f64| {
         let mut grads = grads(&toy, None, Some([3.0, 4.0]));
-        assert_eq!(clip_by_global_norm(&toy, &mut grads, max).to_bits(), 5f64.to_bits());
+        assert_eq!(clip(&toy, &mut grads, max).to_bits(), 5f64.to_bits());
         values(&grads.get::<Flex, 1>(toy.bias.id).unwrap())
     };
     let factor = (5.0 / (5.0 + 1e-6)) as f32;
-    assert_eq!(clipped(Some(5.0)), [3.0 * factor, 4.0 * factor]);
+    assert_eq!(clipped(5.0), [3.0 * factor, 4.0 * factor]);
     assert_ne!(factor.to_bits(), 1f32.to_bits());
-    for max in [Some(5.1), Some(f64::INFINITY), None] {
+    for max in [5.1, f64::INFINITY] {
         assert_eq!(clipped(max), [3.0, 4.0]);
     }
 }
@@ -274,10 +286,10 @@ fn a_norm_that_is_not_finite_is_returned_and_scales_nothing() {
     let toy = Toy::<Cpu>::new();
     for bad in [f32::NAN, f32::INFINITY] {
         let mut grads = grads(&toy, Some(CLIPPED.0), Some([bad, 1.0]));
-        assert!(!clip_by_global_norm(&toy, &mut grads, Some(1.0)).is_finite());
+        assert!(!clip(&toy, &mut grads, 1.0).is_finite());
         assert_eq!(values(&grads.get::<Flex, 2>(toy.weight.id).unwrap()), CLIPPED.0.concat());
     }
-    let nothing = clip_by_global_norm(&toy, &mut GradientsParams::new(), Some(1.0));
+    let nothing = clip(&toy, &mut GradientsParams::new(), 1.0);
     assert_eq!(nothing.to_bits(), 0f64.to_bits());
 }
 
@@ -289,4 +301,22 @@ fn micro_batches_add_up_with_their_weights() {
     accumulate(&toy, &mut total, grads(&toy, Some(CLIPPED.0), Some([1.0, -2.0])), 0.25);
     assert_eq!(values(&total.get::<Flex, 1>(toy.bias.id).unwrap()), [3.25, 5.5]);
     assert_eq!(values(&total.get::<Flex, 2>(toy.weight.id).unwrap())[..3], [0.25, -0.5, 0.75]);
+}
+
+/// A group with a rate of its own moves as it would under that rate alone; the others do not notice.
+#[test]
+fn a_group_has_its_own_rate_and_the_longest_path_counts() {
+    let step = |rate: f64, groups: Vec<Group>| {
+        let toy = Toy::<Cpu>::new();
+        let grads = grads(&toy, Some([[0.5; 3]; 5]), Some([1.0, -2.0]));
+        let mut optimizer = Optimizer::new(DECAY).with_groups(groups);
+        let toy = optimizer.step(rate, toy, &grads);
+        (values(&toy.weight.val()), values(&toy.bias.val()))
+    };
+    let (weight, _) = step(0.5, Vec::new());
+    let (_, bias) = step(0.125, Vec::new());
+    assert_eq!(step(0.5, vec![group("bias", 0.25, None)]), (weight.clone(), bias.clone()));
+    let both = vec![group("bias", 0.25, None), group("bia", 7.0, None), group("b", 3.0, None)];
+    assert_eq!(step(0.5, both), (weight.clone(), bias));
+    assert_eq!(step(0.5, vec![group("bias", 0.0, Some(0.0))]), (weight, vec![1e-6, 2.0]));
 }

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use sara_core::Targets;
 use sara_models::data::Task;
-use sara_models::run::{BackboneDropout, Device, Run, Targets};
+use sara_models::run::{BackboneDropout, Device, Run};
 use sara_models::train::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +55,7 @@ fn defaults_fill_what_is_not_said() {
         (run.threads, run.eval_every, &run.init_adapter, run.data.max_tokens),
         (None, None, &None, None)
     );
-    assert_eq!(run.targets, Targets::Names(vec!["query".into(), "value".into()]));
+    assert_eq!(run.targets, None);
     assert_eq!(run.backbone_dropout, BackboneDropout::Rate(0.0));
     assert!(run.data.shuffle);
     let toml = run.to_toml().unwrap();
@@ -105,7 +106,7 @@ max_steps = 30
     assert_eq!((run.task, run.device, run.threads, run.seed), (Task::Regress, Device::Wgpu, Some(3), 7));
     assert_eq!(
         (run.targets.clone(), run.backbone_dropout),
-        (Targets::AllLinear, BackboneDropout::Checkpoint)
+        (Some(Targets::AllLinear), BackboneDropout::Checkpoint)
     );
     assert_eq!(
         (run.save_every, run.eval_every, run.init_adapter.as_deref()),
@@ -152,7 +153,7 @@ fn overrides_are_toml_or_text() {
     .unwrap();
     assert_eq!((run.seed, run.device, run.data.max_tokens), (4, Device::Cpu, Some(32)));
     assert_eq!(run.model, Path::new("some/path=with equals"));
-    assert_eq!(run.targets, Targets::Names(vec!["key".into(), "output".into()]));
+    assert_eq!(run.targets, Some(Targets::Named(vec!["key".into(), "output".into()])));
     assert_eq!(run.optimizer.learning_rate.to_bits(), 1e-3f64.to_bits());
     assert_eq!(run.method["sara"]["share"], 0.2);
     // A value cannot smuggle in a second key.
@@ -189,8 +190,8 @@ fn unknown_keys_name_the_nearest() {
         LEAST,
         &["seed=1", "optimizer.learning_rat=1"],
         "override `optimizer.learning_rat=1`: unknown key `learning_rat`, the nearest is `learning_rate`; known here: \
-         learning_rate, weight_decay, betas, epsilon, warmup_ratio, schedule, clip_norm, batch_size, accumulate, \
-         epochs, max_steps",
+         learning_rate, head_learning_rate, weight_decay, betas, epsilon, warmup_ratio, schedule, clip_norm, \
+         batch_size, accumulate, epochs, max_steps",
     );
     assert_error(
         &format!("task = \"regres\"{LEAST}"),

@@ -2,25 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{AutodiffModule, Module, ModuleVisitor, Param};
 use burn::nn::Linear;
 use burn::optim::GradientsParams;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use burn_autodiff::Autodiff;
 use burn_flex::{Flex, FlexDevice};
-use sara_core::low_rank::linear;
+use sara_core::low_rank::{BranchConfig, linear};
 use sara_core::methods::adalora::AdaloraConfig;
 use sara_core::methods::lora::LoraConfig;
 use sara_core::parameters::{Path, Tensors, collect, restore};
 use sara_core::{
-    Adapter, AnyAdapter, Delta, LinearOps, MethodConfig, Pass, Progress, RankPlan, Seed, Seen, Site, Target,
-    Targets, Trainable,
+    Adapter, AnyAdapter, Delta, LinearOps, MethodConfig, Noise, Pass, Progress, RankPlan, Role, Seed, Seen,
+    Site, Target, Targets, Trainable,
 };
 use sara_models::adapted::Adapted;
 use sara_models::checkpoint::{Checkpoint, Loaded};
-use sara_models::classify::classify;
-use sara_models::classify::{Batch, Dataset, Gold, Item, Lengths, Report};
+use sara_models::classify::evaluate::evaluate;
+use sara_models::classify::{Batch, Classify, ClassifyLoss, Dataset, Gold, Item, Lengths, Report, classify};
+use sara_models::encoder::head::Head;
 use sara_models::encoder::{Encoder, Inputs};
 use sara_models::run::OptimizerConfig;
 use sara_models::train::optimizer::{AdamWConfig, Optimizer};
@@ -58,12 +59,13 @@ fn ten_steps_of_lora_are_those_of_peft() {
     let (losses, norms) = (floats(&golden["losses"]), floats(&golden["gradient_norms"]));
     let batches = batches(&golden, model.pad_id());
     let mut optimizer = Optimizer::new(ADAMW);
+    let objective = ClassifyLoss { model: &model };
     for at in 0..10 {
         let progress = Progress { step: at, total: 10 };
         let options = StepOptions { progress, learning_rate: 1e-3, clip_norm: 1.0, seed: Seed(0) };
         let stepped;
         (trained, stepped) =
-            step(&model, trained, &mut optimizer, &batches[2 * at..][..2], &options).unwrap();
+            step(&objective, trained, &mut optimizer, &batches[2 * at..][..2], &mut (), &options).unwrap();
         assert_near(
             stepped.loss,
             f64::midpoint(losses[2 * at].into(), losses[2 * at + 1].into()),
@@ -87,6 +89,26 @@ fn ten_steps_of_lora_are_those_of_peft() {
     );
 }
 
+/// Six short texts of three classes.
+fn six_items() -> Dataset {
+    let item = |row: usize| Item {
+        ids: vec![0, 5 + row as u32, 9, 2],
+        types: vec![0; 4],
+        target: Gold::Class(row % 3),
+    };
+    let report = Report {
+        path: "in memory".into(),
+        examples: 6,
+        dropped: 0,
+        max_tokens: 4,
+        truncated: 0,
+        tokens: Lengths { min: 4, p25: 4, p50: 4, p75: 4, p95: 4, max: 4 },
+        classes: Vec::new(),
+        values: None,
+    };
+    Dataset { items: (0..6).map(item).collect(), report }
+}
+
 /// Decay so strong that a spared parameter cannot be mistaken for one that decayed.
 #[test]
 fn the_backbone_never_moves_and_biases_do_not_decay() {
@@ -96,23 +118,7 @@ fn the_backbone_never_moves_and_biases_do_not_decay() {
     let adapter = MethodConfig::Lora(LoraConfig { rank: 2, ..LoraConfig::default() });
     let plan = RankPlan::constant(&checkpoint.config.linears(), 2).unwrap();
     let adapter = adapter.init(checkpoint.config.shape(), &plan, Seed(0), &FlexDevice).unwrap();
-    let item = |row: usize| Item {
-        ids: vec![0, 5 + row as u32, 9, 2],
-        types: vec![0; 4],
-        target: Gold::Class(row % 3),
-    };
-    let tokens = Lengths { min: 4, p25: 4, p50: 4, p75: 4, p95: 4, max: 4 };
-    let report = Report {
-        path: "in memory".into(),
-        examples: 6,
-        dropped: 0,
-        max_tokens: 4,
-        truncated: 0,
-        tokens,
-        classes: Vec::new(),
-        values: None,
-    };
-    let data = Dataset { items: (0..6).map(item).collect(), report };
+    let data = six_items();
     let run = |weight_decay: f64| {
         let optimizer = OptimizerConfig {
             weight_decay,
@@ -123,9 +129,10 @@ fn the_backbone_never_moves_and_biases_do_not_decay() {
             ..OptimizerConfig::default()
         };
         let options = Options { optimizer, ..Options::default() };
-        let start = Trained { adapter: adapter.clone(), head: head.clone() };
+        let start = Trained::new(adapter.clone(), head.clone());
         let before = (collect(&model), collect(&start));
-        let outcome = classify(&model, start, &data, None, &options, None, &mut ()).unwrap();
+        let task = Classify { model: &model, train: &data, valid: None, options };
+        let outcome = classify(&task, start, None, &mut ()).unwrap();
         // The fused kernels write in place where they may.
         assert!(collect(&model) == before.0, "the backbone's values, bit for bit");
         assert!(collect(&outcome.trained) != before.1);
@@ -139,17 +146,89 @@ fn the_backbone_never_moves_and_biases_do_not_decay() {
     }
 }
 
+const SQUARES: &str = "squares";
+const ROLES: [Role; 6] = [Role::Query, Role::Key, Role::Value, Role::Output, Role::Up, Role::Down];
+
+/// What a run file refuses, and code can ask for all the same.
+#[test]
+fn what_cannot_be_trained_on_is_an_error() {
+    let checkpoint = Checkpoint::open(&fixture(BASE)).unwrap();
+    let Loaded { model, head, .. } = checkpoint.load::<Train>(3, Seed(0), &FlexDevice).unwrap();
+    let run = |train: &Dataset, valid: Option<&Dataset>, optimizer: OptimizerConfig| {
+        let options = Options { optimizer, ..Options::default() };
+        let task = Classify { model: &model, train, valid, options };
+        let trained = Trained::new(None::<AnyAdapter<Train>>, head.clone());
+        classify(&task, trained, None, &mut ()).unwrap_err().to_string()
+    };
+    let default = || OptimizerConfig { max_steps: Some(1), ..OptimizerConfig::default() };
+    let good = six_items();
+    let none = OptimizerConfig { batch_size: 0, ..default() };
+    assert_eq!(run(&good, None, none), "optimizer.batch_size = 0: expected 1 or more");
+    let none = OptimizerConfig { accumulate: 0, ..default() };
+    assert_eq!(run(&good, None, none), "optimizer.accumulate = 0: expected 1 or more");
+
+    let mut unlabelled = good.clone();
+    unlabelled.items[4].target = Gold::None;
+    let expected = "in memory: 1 of its 6 examples have no answer to learn from or to compare with";
+    assert_eq!(run(&unlabelled, None, default()), expected);
+    assert_eq!(run(&good, Some(&unlabelled), default()), expected);
+    let mut mixed = good.clone();
+    mixed.items[5].target = Gold::Value(0.5);
+    assert_eq!(run(&mixed, None, default()), expected);
+    let empty = Dataset { items: Vec::new(), ..good.clone() };
+    assert_eq!(run(&empty, None, default()), "there are no examples; give at least one");
+
+    let trained = Trained::new(None::<AnyAdapter<Train>>, head.clone());
+    let (model, trained) = (model.valid(), trained.valid());
+    let evaluated = evaluate(&model, &trained, &unlabelled, std::num::NonZeroUsize::MIN);
+    assert_eq!(evaluated.unwrap_err().to_string(), expected);
+    assert!(evaluate(&model, &trained, &empty, std::num::NonZeroUsize::MIN).is_err());
+}
+
+/// The head goes at a rate of its own, the adapter does not notice.
+#[test]
+fn the_head_has_its_own_rate() {
+    let _noise = NOISE.lock().unwrap();
+    let checkpoint = Checkpoint::open(&fixture(BASE)).unwrap();
+    let Loaded { model, head, .. } = checkpoint.load::<Train>(3, Seed(0), &FlexDevice).unwrap();
+    let method = MethodConfig::Lora(LoraConfig { rank: 2, ..LoraConfig::default() });
+    let plan = RankPlan::constant(&checkpoint.config.linears(), 2).unwrap();
+    let adapter = method.init(checkpoint.config.shape(), &plan, Seed(0), &FlexDevice).unwrap();
+    let data = six_items();
+    let run = |learning_rate: f64, head_learning_rate: Option<f64>| {
+        let optimizer = OptimizerConfig {
+            learning_rate,
+            head_learning_rate,
+            weight_decay: 0.1,
+            warmup_ratio: 0.0,
+            max_steps: Some(1),
+            ..OptimizerConfig::default()
+        };
+        let options = Options { optimizer, ..Options::default() };
+        let task = Classify { model: &model, train: &data, valid: None, options };
+        let outcome = classify(&task, Trained::new(adapter.clone(), head.clone()), None, &mut ()).unwrap();
+        let all = collect(&outcome.trained);
+        let (head, adapter): (Tensors, Tensors) =
+            all.into_iter().partition(|(path, _)| path.starts_with("head."));
+        (head, adapter)
+    };
+    let ((slow_head, slow), (fast_head, fast)) = (run(1e-3, None), run(4e-3, None));
+    let (head, adapter) = run(1e-3, Some(4e-3));
+    assert!(head == fast_head && adapter == slow);
+    assert!(slow_head != fast_head && slow != fast);
+}
+
 /// Adapts nothing, and records what every layer sees.
 #[derive(Module, Debug)]
 struct Recorder<B: Backend> {
     unused: Option<Param<Tensor<B, 1>>>,
     #[module(skip)]
-    norms: BTreeMap<Site, Vec<f32>>,
+    squares: BTreeMap<Site, Vec<f32>>,
 }
 
 impl<B: LinearOps> Adapter<B> for Recorder<B> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
-        pass.record_input(site, &x);
+        pass.record_sum(site, SQUARES, || pass.sum_over_tokens(x.clone().powi_scalar(2)));
         linear(base, x)
     }
 
@@ -157,15 +236,16 @@ impl<B: LinearOps> Adapter<B> for Recorder<B> {
         Ok(None)
     }
 
-    fn records_inputs(&self) -> bool {
+    fn records(&self) -> bool {
         true
     }
 }
 
 impl Trainable<Train> for Recorder<Train> {
     fn after_step(self, _grads: &GradientsParams, seen: &Seen<Flex>, _progress: Progress) -> Self {
-        let norm = |(&site, norm): (&Site, &Tensor<Flex, 1>)| (site, floats_of(&norm.clone().into_data()));
-        Self { norms: seen.input_norms.iter().map(norm).collect(), ..self }
+        let sites = (0..2).flat_map(|layer| ROLES.map(|role| Site { layer, role }));
+        let squares = |site| Some((site, floats_of(&seen.sum(site, SQUARES)?.to_data())));
+        Self { squares: sites.filter_map(squares).collect(), ..self }
     }
 }
 
@@ -179,24 +259,30 @@ fn a_recording_pass_sees_every_token_in_every_layer() {
     let _noise = NOISE.lock().unwrap();
     let checkpoint = Checkpoint::open(&fixture(BASE)).unwrap();
     let Loaded { model, head, .. } = checkpoint.load::<Train>(3, Seed(0), &FlexDevice).unwrap();
-    let adapter = Recorder::<Train> { unused: None, norms: BTreeMap::new() };
+    let adapter = Recorder::<Train> { unused: None, squares: BTreeMap::new() };
     let golden = stored(&fixture("training-lora/golden.safetensors"));
     let batch = &batches(&golden, model.pad_id())[..1];
 
     let inputs = Inputs::of_batch(model.config(), batch[0].clone(), &FlexDevice).unwrap();
-    let pass = Pass::training(inputs.mask.clone()).recording();
+    let training = || {
+        let mut pass = Pass::training(Noise::default());
+        pass.set_tokens(inputs.mask.clone());
+        pass
+    };
+    let pass = training().recording();
     let recorded = model.first_token(&inputs, &adapter, &pass);
     let seen = pass.into_seen();
-    let short = model.first_token(&inputs, &adapter, &Pass::training(inputs.mask.clone()));
+    let short = model.first_token(&inputs, &adapter, &training());
     assert_close(&recorded.into_data(), &floats_of(&short.into_data()), "first token");
 
     // What every layer saw, over all tokens that count, is what it sees in a full pass.
-    let pass = Pass::training(inputs.mask.clone()).recording();
+    let pass = training().recording();
     model.forward(&inputs, &adapter, &pass);
     let full = pass.into_seen();
-    assert_eq!(seen.input_norms.len(), checkpoint.config.linears().len());
-    for (site, norm) in &full.input_norms {
-        assert_eq!(floats_of(&seen.input_norms[site].to_data()), floats_of(&norm.to_data()), "{site}");
+    let squares = |seen: &Seen<Train>, site| floats_of(&seen.sum(site, SQUARES).unwrap().to_data());
+    let sites: Vec<Site> = checkpoint.config.linears().iter().map(|linear| linear.site).collect();
+    for &site in &sites {
+        assert_eq!(squares(&seen, site), squares(&full, site), "{site}");
     }
 
     let options = StepOptions {
@@ -205,10 +291,12 @@ fn a_recording_pass_sees_every_token_in_every_layer() {
         clip_norm: 1.0,
         seed: Seed(0),
     };
-    let trained = Trained { adapter, head };
-    let (trained, _) = step(&model, trained, &mut Optimizer::new(ADAMW), batch, &options).unwrap();
-    for (site, norm) in &full.input_norms {
-        assert_eq!(trained.adapter.norms[site], floats_of(&norm.to_data()), "{site}");
+    let trained = Trained::new(adapter, head);
+    let objective = ClassifyLoss { model: &model };
+    let (trained, _) =
+        step(&objective, trained, &mut Optimizer::new(ADAMW), batch, &mut (), &options).unwrap();
+    for &site in &sites {
+        assert_eq!(trained.adapter.squares[&site], squares(&full, site), "{site}");
     }
 }
 
@@ -232,6 +320,7 @@ fn sixty_steps_of_adalora_are_those_of_peft() {
     let (_, _, zeroed) = &golden["zeroed"];
     let batches = batches(&golden, model.pad_id());
     let mut optimizer = Optimizer::new(ADAMW);
+    let objective = ClassifyLoss { model: &model };
     let mut budget = 48;
     for at in 0..60 {
         let progress = Progress { step: at, total: 60 };
@@ -240,7 +329,7 @@ fn sixty_steps_of_adalora_are_those_of_peft() {
         let options = StepOptions { progress, learning_rate: 5e-3, clip_norm: 1.0, seed: Seed(0) };
         let stepped;
         (trained, stepped) =
-            step(&model, trained, &mut optimizer, &batches[at % 4..][..1], &options).unwrap();
+            step(&objective, trained, &mut optimizer, &batches[at % 4..][..1], &mut (), &options).unwrap();
         assert_near(stepped.loss, losses[at].into(), "loss", at);
         assert_near(stepped.gradient_norm, norms[at].into(), "norm", at);
 
@@ -314,11 +403,11 @@ fn adalora_at_its_start(
     checkpoint: &Checkpoint,
     targets: &[Target],
     golden: &Stored,
-) -> (Encoder<Train>, Trained<Train, AnyAdapter<Train>>) {
+) -> (Encoder<Train>, Trained<Train, AnyAdapter<Train>, Head<Train>>) {
     let method = MethodConfig::Adalora(AdaloraConfig {
         initial_rank: 6,
         target_rank: 2,
-        alpha: 8.0,
+        branch: BranchConfig { alpha: 8.0, ..BranchConfig::default() },
         initial_steps: Some(10),
         final_steps: Some(20),
         interval: Some(3),
@@ -327,7 +416,7 @@ fn adalora_at_its_start(
     let plan = RankPlan::constant(targets, 6).unwrap();
     let adapter = method.init::<Train>(checkpoint.config.shape(), &plan, Seed(0), &FlexDevice).unwrap();
     let Loaded { model, head, .. } = checkpoint.load(3, Seed(0), &FlexDevice).unwrap();
-    let trained = Trained { adapter, head };
+    let trained = Trained::new(adapter, head);
     let initial = with_prefix(golden, "step0.");
     let mut tensors = collect(&trained);
     for (path, data) in &mut tensors {

@@ -249,7 +249,11 @@ fn all_products<R: CubeRuntime>(
 
 /// `rotations^T rows` for each set of `rows [p, d, n]`, all of them `[p d, n]`, with each block of `d / 2` rows where
 /// `places [2 p]` sends it.
-pub(super) fn turn<R: CubeRuntime>(
+///
+/// # Safety
+/// `places` must be a permutation of `0..2 p`.
+#[expect(unsafe_code, reason = "the kernel writes where it is told")]
+pub(super) unsafe fn turn<R: CubeRuntime>(
     rotations: CubeTensor<R>,
     rows: CubeTensor<R>,
     places: CubeTensor<R>,
@@ -263,8 +267,7 @@ pub(super) fn turn<R: CubeRuntime>(
     let a = Factor::new(rotations, d, false, d, d * d);
     let b = Factor::right(input(rows));
     let tile = Tile::of(d, n, p);
-    #[expect(unsafe_code, reason = "the kernel looks at the ends itself")]
-    // SAFETY: as above, and the places are those of a permutation of the blocks.
+    // SAFETY: as above, and the places are a permutation of the blocks, as the caller promises.
     unsafe {
         turn_kernel::launch_unchecked::<R>(
             &turned.client,

@@ -3,8 +3,8 @@ use rayon::prelude::*;
 
 use super::Scaled;
 use super::product::{lower_product, product};
-use super::symmetric;
 use super::tridiagonal::tridiagonal;
+use super::{TIE, symmetric};
 use crate::{Algorithm, Error};
 
 /// Smallest ratio of the Gram matrix's extreme eigenvalues that the Gram path accepts.
@@ -182,11 +182,12 @@ fn newton_schulz(p: &Mat<f64>) -> Mat<f64> {
     better
 }
 
-/// Makes the first entry of largest modulus in each column of `u` positive.
+/// Makes the first entry of largest modulus in each column of `u` positive, where [`TIE`] tells none apart.
 fn fix_signs(u: &mut Mat<f64>, v: &mut Mat<f64>) {
     u.par_col_iter_mut().zip(v.par_col_iter_mut()).for_each(|(u, v)| {
-        let largest = u.as_ref().iter().fold(0.0_f64, |best, &x| if x.abs() > best.abs() { x } else { best });
-        if largest < 0.0 {
+        let largest = u.as_ref().iter().fold(0.0_f64, |largest, &x| largest.max(x.abs()));
+        let first = u.as_ref().iter().copied().find(|x| x.abs() >= largest * (1.0 - TIE));
+        if first.is_some_and(|first| first < 0.0) {
             u.iter_mut().chain(v.iter_mut()).for_each(|x| *x = -*x);
         }
     });

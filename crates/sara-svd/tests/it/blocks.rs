@@ -115,7 +115,10 @@ fn rows_are_turned_and_sent_to_their_places<E: Engine>() {
         let stack = |all: &[DMatrix<f64>]| Tensor::stack::<3>(all.iter().map(upload::<E>).collect(), 0);
         let places = TensorData::new(PLACES.to_vec(), [6]);
         let places = Tensor::<E, 1, Int>::from_data(places, &E::Device::default());
-        let turned = E::turn(primitive(stack(&j)), primitive(stack(&rows)), places.into_primitive());
+        let (j_stack, rows_stack) = (primitive(stack(&j)), primitive(stack(&rows)));
+        #[expect(unsafe_code, reason = "see there")]
+        // SAFETY: the places are a permutation of the six blocks.
+        let turned = unsafe { E::turn(j_stack, rows_stack, places.into_primitive()) };
         let turned = matrix(tensor::<E, 2>(turned));
         for (block, place) in PLACES.into_iter().enumerate() {
             let expected = j[block / 2].tr_mul(&rows[block / 2]);

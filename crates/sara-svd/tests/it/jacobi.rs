@@ -20,6 +20,9 @@ const BYTES_BESIDE: usize = 200;
 /// Error of the product of the factors, in units of rounding times the longer side.
 const RECONSTRUCTION: f64 = 30.0;
 
+/// Entries whose moduli differ by less count as equal, as the documentation says.
+const TIE: f64 = 1e-4;
+
 on_backends!(suite);
 
 /// Everything that must hold on a backend; `place` is where it must have been computed.
@@ -29,6 +32,28 @@ fn suite<B: SvdOps>(place: Place) {
     views_are_read_in_their_own_order::<B>();
     bad_input_is_an_error::<B>();
     the_same_input_gives_the_same_bits::<B>();
+    signs_are_those_of_the_host::<B>();
+}
+
+/// Columns whose entries all have one modulus: which of them is the largest, rounding would decide.
+fn signs_are_those_of_the_host<B: SvdOps>() {
+    /// As the rest of this suite asks of vectors, with room for the small values' share of rounding.
+    const VECTORS: f64 = 1e-4;
+    for (size, flip) in [(2, 0), (4, 0), (4, 5), (8, 3), (16, 6)] {
+        // Hadamard's matrix, with rows of other signs in front, between values that lie apart.
+        let hadamard = |i: usize, j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
+        let sign = |i: usize| if (flip >> (i % 3)) & 1 == 1 { -1.0 } else { 1.0 };
+        let u = DMatrix::from_fn(size, size, |i, j| sign(i) * hadamard(i, j));
+        let v = DMatrix::from_fn(size, size, |i, j| hadamard(i, (j + 1) % size));
+        let values = nalgebra::DVector::from_fn(size, |i, _| (size - i) as f64);
+        let a = &u * DMatrix::from_diagonal(&values) * v.transpose();
+        let Svd { u: found, .. } = by_jacobi(upload::<B>(&a));
+        let rows: Vec<f32> = a.transpose().iter().map(|&x| x as f32).collect();
+        let host = sara_svd::host::svd(&rows, size, size).unwrap();
+        let (found, host) = (matrix(found), DMatrix::from_row_slice(size, size, &host.u));
+        assert!((&found - &host).amax() < VECTORS, "{size}, {flip}: {found} {host}");
+        assert!(found.row(0).iter().all(|&first| first > 0.0), "{size}, {flip}: {found}");
+    }
 }
 
 fn by_jacobi<B: SvdOps>(a: Tensor<B, 2>) -> Svd<B> {
@@ -88,7 +113,9 @@ fn laws<B: SvdOps>(a: &DMatrix<f64>, place: Place) -> Vec<String> {
         check(off <= ORTHOGONAL, format!("{what} is {off:.1e} from orthonormal"));
     }
     for (j, column) in u.column_iter().enumerate() {
-        check(column.max() >= -column.min(), format!("sign of column {j}"));
+        let largest = column.amax();
+        let first = column.iter().find(|x| x.abs() >= largest * (1.0 - TIE));
+        check(first.is_some_and(|&first| first > 0.0), format!("sign of column {j}"));
     }
     let s = DMatrix::from_diagonal(&nalgebra::DVector::from_vec(found));
     let residual = (&u * s * &vt - a * scale).norm();

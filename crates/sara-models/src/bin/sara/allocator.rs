@@ -4,7 +4,8 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// mimalloc's `purge_delay`: milliseconds after which free memory goes back to the kernel, -1 for never.
+/// mimalloc's `purge_delay`: milliseconds after which free memory goes back to the kernel, -1 for never. The number is
+/// that of the version which `Cargo.toml` pins.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
 /// Keeps freed memory for the next step: giving it back and faulting it in again is a twentieth of a training step.

@@ -3,22 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use burn_autodiff::Autodiff;
 use clap::Args;
 use sara_core::methods::{adalora::AdaloraConfig, lora::LoraConfig, sara::SaraConfig};
 use sara_core::store::{replace_dir, write_file};
-use sara_core::{AnyAdapter, MethodConfig, Seed};
+use sara_core::{AnyAdapter, MethodConfig, Seed, Targets};
 use sara_models::checkpoint::Loaded;
-use sara_models::classify::classify;
-use sara_models::run::dir::RunDir;
-use sara_models::run::{Data, Device, OptimizerConfig, Run, Targets};
+use sara_models::classify::{Classify, classify};
+use sara_models::run::{Data, Device, Ended, Mode, OptimizerConfig, Prepared, Run};
 use sara_models::train::{Options, Trained};
 use serde::Serialize;
 
 use crate::console::{Console, count, table};
 use crate::device::{Compute, Job, dispatch};
-use crate::train::{Prepared, execute, show_plan, start};
+use crate::progress::Shown;
+use crate::train::show_plan;
 
 /// Arguments of `sara demo`.
 #[derive(Args)]
@@ -134,7 +134,7 @@ impl Job for DemoJob<'_> {
         let lora = MethodConfig::Lora(LoraConfig::default());
         let mut run = Run {
             model: out.join("model"),
-            targets: Targets::AllLinear,
+            targets: Some(Targets::AllLinear),
             data: Data { train: out.join("train.jsonl"), valid: out.join("valid.jsonl"), ..Data::default() },
             optimizer: OptimizerConfig {
                 learning_rate: 2e-3,
@@ -145,7 +145,7 @@ impl Job for DemoJob<'_> {
             ..Run::default()
         };
         run.set_method(&lora)?;
-        let mut prepared = Prepared::new(run, quiet)?;
+        let mut prepared = Prepared::new(run)?;
         let mut rows = vec![head_only::<B>(&prepared, device)?];
         console.say(finished(&rows[0]));
         let sara = |share| MethodConfig::Sara(SaraConfig { share, ..SaraConfig::default() });
@@ -157,19 +157,17 @@ impl Job for DemoJob<'_> {
             prepared.run.output = out.join("runs").join(name.replace(' ', "-"));
             prepared.run.set_method(&method)?;
             prepared.method = method;
-            let start = start::<B>(&prepared, quiet, device)?;
+            let start = prepared.start::<B>(device)?;
             if prepared.method == sara(SHOWN_SHARE) {
                 console.say(format!(
                     "\nshare {SHOWN_SHARE} of the sum of singular values is reached at\n{}\n",
                     show_plan(&start.plan)
                 ));
             }
-            let toml = prepared.run.to_toml()?;
-            let open = || Ok((RunDir::create(&prepared.run.output, &toml)?, None));
-            let summary = execute::<B>(&prepared, start, open, None, quiet, device)?;
-            let accuracy =
-                summary.as_ref().and_then(|s| s.last.as_ref()?.value("accuracy")).unwrap_or(f64::NAN);
-            let trainable = summary.as_ref().map_or(0, |summary| summary.trainable);
+            let ended = prepared.execute::<B>(start, Mode::default(), &mut Shown::new(quiet), device)?;
+            let Ended::Finished(summary) = ended else { bail!("the demo was stopped") };
+            let accuracy = summary.last.as_ref().and_then(|last| last.value("accuracy")).unwrap_or(f64::NAN);
+            let trainable = summary.trainable;
             let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
             rows.push(Row { method: name, trainable, accuracy, elapsed_ms });
             console.say(rows.last().map(finished).unwrap_or_default());
@@ -190,8 +188,9 @@ fn head_only<B: Compute>(prepared: &Prepared, device: &B::Device) -> anyhow::Res
     let Loaded { model, head, .. } =
         checkpoint.load::<Autodiff<B>>(answer.n_labels(), Seed(run.seed), device)?;
     let options = Options { seed: run.seed, optimizer: run.optimizer.clone(), ..Options::default() };
-    let trained = Trained { adapter: None::<AnyAdapter<Autodiff<B>>>, head };
-    let outcome = classify(&model, trained, train, Some(valid), &options, None, &mut ())?;
+    let trained = Trained::new(None::<AnyAdapter<Autodiff<B>>>, head);
+    let task = Classify { model: &model, train, valid: Some(valid), options };
+    let outcome = classify(&task, trained, None, &mut ())?;
     let accuracy = outcome.last.and_then(|metrics| metrics.value("accuracy")).unwrap_or(f64::NAN);
     let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
     Ok(Row { method: "head only".to_owned(), trainable: 0, accuracy, elapsed_ms })

@@ -53,7 +53,7 @@ pub(crate) fn dispatch<J: Job>(choice: Device, console: Console, job: J) -> anyh
 
 /// A GPU as the graphics API names it.
 #[derive(Clone)]
-pub(crate) struct Adapter {
+pub(crate) struct Gpu {
     /// Name and API.
     pub(crate) name: String,
     /// False for a software renderer.
@@ -97,7 +97,7 @@ backend!(ndarray, "ndarray", burn_ndarray::NdArray, burn_ndarray::NdArrayDevice:
 
 /// Any GPU through wgpu.
 pub(crate) mod wgpu {
-    use super::Adapter;
+    use super::Gpu;
 
     #[cfg(feature = "wgpu")]
     pub(super) fn run<J: super::Job>(job: J) -> anyhow::Result<J::Output> {
@@ -111,16 +111,16 @@ pub(crate) mod wgpu {
 
     /// The adapter that would be used.
     #[cfg(feature = "wgpu")]
-    pub(crate) fn found() -> anyhow::Result<Adapter> {
+    pub(crate) fn found() -> anyhow::Result<Gpu> {
         // Asked once: setting the device up a second time is an error.
-        static FOUND: std::sync::OnceLock<Option<Adapter>> = std::sync::OnceLock::new();
+        static FOUND: std::sync::OnceLock<Option<Gpu>> = std::sync::OnceLock::new();
         FOUND.get_or_init(|| super::quietly(probe)).clone().ok_or_else(|| {
             anyhow::anyhow!("no GPU adapter was found (wgpu); install a driver or choose --device cpu")
         })
     }
 
     #[cfg(feature = "wgpu")]
-    fn probe() -> Adapter {
+    fn probe() -> Gpu {
         let device = burn_wgpu::WgpuDevice::default();
         let options = burn_wgpu::RuntimeOptions::default();
         let setup = burn_wgpu::init_setup::<burn_wgpu::graphics::AutoGraphicsApi>(&device, options);
@@ -128,11 +128,11 @@ pub(crate) mod wgpu {
         // By its name, so that the crate wgpu need not be named for one value.
         let is_gpu = format!("{:?}", info.device_type) != "Cpu";
         let kind = if is_gpu { "" } else { ", a software renderer" };
-        Adapter { name: format!("{} ({:?}{kind})", info.name, info.backend), is_gpu }
+        Gpu { name: format!("{} ({:?}{kind})", info.name, info.backend), is_gpu }
     }
 
     #[cfg(not(feature = "wgpu"))]
-    pub(crate) fn found() -> anyhow::Result<Adapter> {
+    pub(crate) fn found() -> anyhow::Result<Gpu> {
         super::not_compiled("wgpu")
     }
 }

@@ -9,6 +9,7 @@ use sara_models::classify::evaluate::evaluate;
 use sara_models::classify::{Dataset, Labels};
 use sara_models::data::{Task, read};
 use sara_models::run::Device;
+use sara_models::tokenizer::Tokenizer;
 use sara_models::train::metrics::Metrics;
 use serde::Serialize;
 
@@ -48,12 +49,13 @@ impl Job for &Eval {
     type Output = (Dataset, Metrics, Vec<String>);
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
-        let Adapted { checkpoint, tokenizer, model, trained, answer, notes, .. } =
+        let Adapted { checkpoint, model, trained, answer, notes, .. } =
             Adapted::<B>::open(&self.model, self.adapter.as_deref(), device)?;
         ensure!(
             self.task.is_none_or(|task| task == answer.task),
             "the head was trained for another task; leave --task out to use its own"
         );
+        let tokenizer = Tokenizer::load(&self.model)?;
         let examples = read(&self.data, answer.task)?;
         let classes = answer.classes();
         let targets = match answer.task {

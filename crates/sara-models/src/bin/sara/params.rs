@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use sara_core::{MethodConfig, Planned, RankPlan, Target, Targets};
+use sara_core::{MethodConfig, ModelShape, Planned, RankPlan, Target, Targets};
 use sara_models::checkpoint::Checkpoint;
 use sara_models::encoder::config::EncoderConfig;
 use sara_models::run::{Device, Run};
@@ -58,6 +58,7 @@ pub(crate) fn parse_targets(text: &str) -> Targets {
 /// Plans the ranks with the weights if the directory has any.
 struct Plan<'a> {
     method: &'a MethodConfig,
+    shape: ModelShape,
     targets: &'a [Target],
     model: &'a std::path::Path,
 }
@@ -86,7 +87,7 @@ impl Job for Plan<'_> {
             }
         }
         let mut weights = OnDemand::<B> { model: self.model, opened: None, device };
-        Ok(self.method.plan(self.targets, &mut weights)?)
+        Ok(self.method.plan(self.shape, self.targets, &mut weights)?)
     }
 }
 
@@ -98,7 +99,7 @@ impl Params {
         })?;
         let method: MethodConfig = Run { method, ..Run::default() }.method()?;
         let targets = parse_targets(&self.targets).select(&config.linears())?;
-        let job = Plan { method: &method, targets: &targets, model: &self.model };
+        let job = Plan { method: &method, shape: config.shape(), targets: &targets, model: &self.model };
         let plan = dispatch(device.unwrap_or(Device::Cpu), console, job)?;
         let shape = config.shape();
         let site = |planned: &Planned| SiteReport {

@@ -9,6 +9,7 @@ use sara_models::classify::evaluate::predict;
 use sara_models::classify::{Dataset, Labels};
 use sara_models::data::read;
 use sara_models::run::Device;
+use sara_models::tokenizer::Tokenizer;
 use serde::Serialize;
 
 use crate::console::Console;
@@ -53,8 +54,9 @@ impl Job for &Predict {
     type Output = (Dataset, Vec<Vec<f32>>, Vec<String>);
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
-        let Adapted { checkpoint, tokenizer, model, trained, answer, notes, .. } =
+        let Adapted { checkpoint, model, trained, answer, notes, .. } =
             Adapted::<B>::open(&self.model, self.adapter.as_deref(), device)?;
+        let tokenizer = Tokenizer::load(&self.model)?;
         let examples = read(&self.data, answer.task)?;
         let max_tokens = checkpoint.config.max_tokens(self.max_tokens)?;
         let data = Dataset::prepare(&examples, &tokenizer, max_tokens, Labels::Ignored)?;

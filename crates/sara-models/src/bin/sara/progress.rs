@@ -4,10 +4,8 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use sara_core::{AnyAdapter, LinearOps};
 use sara_models::Result;
-use sara_models::run::dir::RunJournal;
-use sara_models::train::{EvaluationRecord, Journal, State, StepRecord, Trained};
+use sara_models::train::{EvaluationRecord, Journal, StepRecord};
 
 use crate::console::Console;
 
@@ -24,11 +22,11 @@ pub(crate) fn bar(console: Console, total: u64, what: &'static str) -> ProgressB
     ProgressBar::new(total).with_style(style).with_prefix(what)
 }
 
-/// Shows training on its way to the journal that keeps it.
+/// Shows training to whoever waits for it.
 pub(crate) struct Shown {
     console: Console,
-    bar: ProgressBar,
-    journal: RunJournal,
+    /// There is one from the first step on.
+    bar: Option<ProgressBar>,
     said: Instant,
     smoothed_loss: Option<f64>,
     /// Time and tokens of the steps so far.
@@ -38,26 +36,31 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    pub(crate) fn new(console: Console, journal: RunJournal, done: usize, total: usize) -> Self {
-        let bar = bar(console, total as u64, "steps");
-        bar.set_position(done as u64);
+    pub(crate) fn new(console: Console) -> Self {
         let said = Instant::now();
-        Self { console, bar, journal, said, smoothed_loss: None, elapsed_ms: 0.0, tokens: 0, steps: 0 }
+        Self { console, bar: None, said, smoothed_loss: None, elapsed_ms: 0.0, tokens: 0, steps: 0 }
     }
 
-    pub(crate) fn finish(self) -> RunJournal {
-        self.bar.finish_and_clear();
-        self.journal
+    pub(crate) fn finish(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
     }
 
     fn say(&self, line: &str) {
-        self.bar.suspend(|| self.console.say(line));
+        match &self.bar {
+            Some(bar) => bar.suspend(|| self.console.say(line)),
+            None => self.console.say(line),
+        }
     }
 }
 
-impl<B: LinearOps> Journal<B, AnyAdapter<B>> for Shown {
+impl<T> Journal<T> for Shown {
+    fn note(&mut self, kind: &'static str, text: &str) {
+        self.say(&format!("{kind:<11} {text}"));
+    }
+
     fn step(&mut self, record: &StepRecord, total: usize) -> Result<()> {
-        Journal::<B, AnyAdapter<B>>::step(&mut self.journal, record, total)?;
         // As many steps as a reader can follow; the raw values are in the metrics.
         let smoothed = self.smoothed_loss.map_or(record.loss, |old| 0.95 * old + 0.05 * record.loss);
         self.smoothed_loss = Some(smoothed);
@@ -70,20 +73,17 @@ impl<B: LinearOps> Journal<B, AnyAdapter<B>> for Shown {
             self.tokens as f64 / (self.elapsed_ms / 1e3),
             HumanDuration(Duration::from_secs_f64(left))
         );
-        self.bar.set_position(record.step as u64);
-        self.bar.set_message(state.clone());
-        if self.bar.is_hidden() && self.said.elapsed() > PLAIN_INTERVAL {
+        let bar = self.bar.get_or_insert_with(|| bar(self.console, total as u64, "steps"));
+        bar.set_position(record.step as u64);
+        bar.set_message(state.clone());
+        if bar.is_hidden() && self.said.elapsed() > PLAIN_INTERVAL {
             self.said = Instant::now();
             self.console.say(format!("step {}/{total}  {state}", record.step));
         }
         Ok(())
     }
 
-    fn evaluation(
-        &mut self,
-        record: &EvaluationRecord,
-        best: Option<&Trained<B, AnyAdapter<B>>>,
-    ) -> Result<()> {
+    fn evaluation(&mut self, record: &EvaluationRecord, best: Option<&T>) -> Result<()> {
         let metrics: Vec<String> = record
             .valid
             .iter()
@@ -93,10 +93,6 @@ impl<B: LinearOps> Journal<B, AnyAdapter<B>> for Shown {
             .collect();
         let mark = if best.is_some() { "  (best so far)" } else { "" };
         self.say(&format!("step {}  epoch {:.2}  {}{mark}", record.step, record.epoch, metrics.join("  ")));
-        self.journal.evaluation(record, best)
-    }
-
-    fn checkpoint(&mut self, state: &State) -> Result<()> {
-        Journal::<B, AnyAdapter<B>>::checkpoint(&mut self.journal, state)
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use burn_autodiff::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 use sara_core::parameters::{Tensors, count_trained};
-use sara_core::{Pass, Seed};
+use sara_core::{Noise, Pass, Seed};
 use sara_models::checkpoint::Checkpoint;
 use sara_models::encoder::config::Dropouts;
 
@@ -126,13 +126,13 @@ fn dropout_acts_in_training_alone() {
     };
     let none = Dropouts::default();
     let still = run(none, &Pass::evaluation());
-    assert_eq!(run(none, &Pass::training(None)), still);
+    assert_eq!(run(none, &Pass::training(Noise::default())), still);
     for dropouts in [
         Dropouts { hidden: 0.5, ..none },
         Dropouts { attention: 0.5, ..none },
         Dropouts { classifier: 0.5, ..none },
     ] {
         assert_eq!(run(dropouts, &Pass::evaluation()), still, "{dropouts:?}");
-        assert_ne!(run(dropouts, &Pass::training(None)), still, "{dropouts:?}");
+        assert_ne!(run(dropouts, &Pass::training(Noise::default())), still, "{dropouts:?}");
     }
 }

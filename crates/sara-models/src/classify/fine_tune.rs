@@ -1,0 +1,117 @@
+//! From a checkpoint and labelled texts to a classifier, for a program of one's own.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use burn::module::AutodiffModule;
+use burn_autodiff::Autodiff;
+use sara_core::{MethodConfig, Seed, Targets};
+use sara_svd::SvdOps;
+
+use super::evaluate::predict;
+use super::{Classes, Classify, Dataset, Labels, classify};
+use crate::adapted::{Adapted, Answer};
+use crate::checkpoint::{Checkpoint, Loaded};
+use crate::data::{Examples, Task};
+use crate::encoder::check_tokens;
+use crate::error::Result;
+use crate::ops::EncoderOps;
+use crate::tokenizer::Tokenizer;
+use crate::train::metrics::largest;
+use crate::train::{Options, Trained};
+
+/// How to fine-tune: everything has a default but the method.
+#[derive(Debug, Clone)]
+pub struct FineTune {
+    /// The method and its configuration.
+    pub method: MethodConfig,
+    /// The layers that are adapted. Default query and value.
+    pub targets: Targets,
+    /// Length at which texts are cut; 128 or the checkpoint's usable length by default.
+    pub max_tokens: Option<usize>,
+    /// Seed, rate, batch size and the rest of training.
+    pub options: Options,
+}
+
+/// A model with its adapter and head, ready to classify.
+#[derive(Debug)]
+pub struct FineTuned<B: EncoderOps> {
+    /// Model, adapter and head, to be merged, saved and exported.
+    pub adapted: Adapted<B>,
+    tokenizer: Tokenizer,
+    max_tokens: usize,
+}
+
+impl FineTune {
+    /// Fine-tuning by this method, with defaults for everything else.
+    pub fn by(method: MethodConfig) -> Self {
+        let targets = Targets::Named(vec!["query".into(), "value".into()]);
+        Self { method, targets, max_tokens: None, options: Options::default() }
+    }
+
+    /// Trains on `examples`, beside the model in `model_dir`.
+    ///
+    /// On flex, call it inside [`sara_svd::threads::awake`].
+    ///
+    /// # Errors
+    /// What reading said, where data, method and model do not fit, and those of [`classify`].
+    pub fn run<B: EncoderOps + SvdOps>(
+        &self,
+        model_dir: &Path,
+        examples: &Examples,
+        device: &B::Device,
+    ) -> Result<FineTuned<B>> {
+        let Self { method, targets, max_tokens, options } = self;
+        let (checkpoint, tokenizer) = (Checkpoint::open(model_dir)?, Tokenizer::load(model_dir)?);
+        let config = &checkpoint.config;
+        let max_tokens = config.max_tokens(*max_tokens)?;
+        let classes = Classes::of_data(examples)?;
+        let train = Dataset::prepare(examples, &tokenizer, max_tokens, Labels::Classes(&classes))?;
+        check_tokens(config, &train)?;
+        method.check_steps(options.optimizer.total_steps(train.items.len()))?;
+
+        let (seed, targets) = (Seed(options.seed), targets.select(&config.linears())?);
+        let plan = method.plan(config.shape(), &targets, &mut checkpoint.weight_source::<B>(device))?;
+        let adapter = {
+            let mut weights = checkpoint.weight_source::<Autodiff<B>>(device);
+            method.start(config.shape(), &plan, seed, &mut weights, device)?
+        };
+        let n_labels = classes.names().len();
+        let Loaded { model, head, notes } = match config.labels.as_ref().map(Vec::len) {
+            Some(n) if n != n_labels => checkpoint.load_with_new_head(n_labels, seed, device)?,
+            _ => checkpoint.load::<Autodiff<B>>(n_labels, seed, device)?,
+        };
+        let task = Classify { model: &model, train: &train, valid: None, options: options.clone() };
+        let outcome = classify(&task, Trained::new(adapter, head), None, &mut ())?;
+
+        let Trained { adapter, head, .. } = outcome.trained.valid();
+        let answer = Answer { task: Task::Classify, classes: classes.names().to_vec() };
+        let (model, trained) = (model.valid(), Trained::new(Some(adapter), head));
+        let adapted = Adapted { checkpoint, model, trained, answer, stored: None, notes };
+        Ok(FineTuned { adapted, tokenizer, max_tokens })
+    }
+}
+
+impl<B: EncoderOps> FineTuned<B> {
+    /// The class of each text.
+    ///
+    /// # Errors
+    /// [`Error::Data`](crate::Error::Data) for a text without a token of its own.
+    pub fn classify(&self, texts: &[&str]) -> Result<Vec<&str>> {
+        let Adapted { model, trained, answer, .. } = &self.adapted;
+        let examples = Examples::unlabelled(texts.iter().copied());
+        let data = Dataset::prepare(&examples, &self.tokenizer, self.max_tokens, Labels::Ignored)?;
+        let batch_size = NonZeroUsize::MIN.saturating_add(31);
+        let logits = predict(model, trained, &data, batch_size)?;
+        Ok(logits.iter().map(|row| answer.classes[largest(row)].as_str()).collect())
+    }
+
+    /// The same with the adapter folded into the weights, where it costs nothing any more.
+    ///
+    /// # Errors
+    /// Where the method cannot be merged.
+    pub fn merge(self) -> Result<Self> {
+        let (adapted, _) = self.adapted.merge()?;
+        Ok(Self { adapted, ..self })
+    }
+}

@@ -1,0 +1,294 @@
+//! A run from its file to its directory: what `sara train` does, for any program, from the start or resumed.
+//!
+//! [`Prepared::new`] reads, [`Prepared::start`] plans, [`Prepared::execute`] trains and writes; each says in its result,
+//! or to the journal, what it decided.
+
+use std::path::PathBuf;
+
+use burn::module::AutodiffModule;
+use burn_autodiff::Autodiff;
+use sara_core::parameters::Tensors;
+use sara_core::store::StoredAdapter;
+use sara_core::{Adapter, AnyAdapter, MethodConfig, RankPlan, Seed};
+use sara_svd::SvdOps;
+use serde::{Deserialize, Serialize};
+
+use super::dir::{RunDir, RunJournal, final_ranks};
+use super::{BackboneDropout, Run, inherit};
+use crate::adapted::handover::{PeftProfile, export_peft, manifest};
+use crate::adapted::{Adapted, Answer, prepare, read_adapter};
+use crate::checkpoint::{Checkpoint, Loaded};
+use crate::classify::{Classify, Dataset, classify};
+use crate::encoder::config::Dropouts;
+use crate::encoder::head::Head;
+use crate::encoder::{Encoder, check_tokens};
+use crate::error::{Error, Result};
+use crate::ops::EncoderOps;
+use crate::tokenizer::Tokenizer;
+use crate::train::metrics::Metrics;
+use crate::train::{
+    Best, EvaluationRecord, Journal, Options, Outcome, Snapshot, StepRecord, Trained, peak_memory_bytes,
+};
+
+/// A run, checked: nothing is written before this stands.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The run file, with everything that it left open.
+    pub run: Run,
+    /// The method that is trained.
+    pub method: MethodConfig,
+    /// The pretrained model.
+    pub checkpoint: Checkpoint,
+    /// What the head will answer.
+    pub answer: Answer,
+    /// The examples to learn from.
+    pub train: Dataset,
+    /// The examples to choose the best model by.
+    pub valid: Dataset,
+    /// What was decided on the way.
+    pub notes: Vec<String>,
+    /// The adapter to start from, where one is given.
+    init: Option<StoredAdapter>,
+}
+
+/// The adapter that training starts from.
+#[derive(Debug)]
+pub struct Start<B: EncoderOps> {
+    adapter: AnyAdapter<Autodiff<B>>,
+    /// The rank of each target.
+    pub plan: RankPlan,
+    /// Empty where the head is the checkpoint's, or new.
+    head: Tensors,
+}
+
+/// How a run goes about its directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mode {
+    /// Goes on from the newest snapshot; else the directory must be new.
+    pub resume: bool,
+    /// Ends after so many optimizer steps, with a snapshot.
+    pub stop_after: Option<usize>,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Trained to its end, and everything is written.
+    Finished(Summary),
+    /// Stopped after so many optimizer steps, to be resumed.
+    Stopped(usize),
+}
+
+/// What `summary.json` says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Summary {
+    /// The run's directory.
+    pub output: PathBuf,
+    /// The method's name.
+    pub method: String,
+    /// Trained values of the adapter.
+    pub trainable: usize,
+    /// Values of the head.
+    pub head: usize,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Median time of a step.
+    pub step_ms: f64,
+    /// Tokens that count, over the time of the steps.
+    pub tokens_per_second: f64,
+    /// The most memory that the process held, where the system tells.
+    pub peak_memory_bytes: Option<u64>,
+    /// What was measured at the best evaluation.
+    pub best: Option<Metrics>,
+    /// Optimizer steps done by then.
+    pub best_step: Option<usize>,
+    /// What was measured at the end.
+    pub last: Option<Metrics>,
+    /// Whether the same seed gives the same bits on this backend.
+    pub bit_for_bit: bool,
+}
+
+/// What a classifier trains.
+pub type Classifier<B> = Trained<Autodiff<B>, AnyAdapter<Autodiff<B>>, Head<Autodiff<B>>>;
+
+impl Prepared {
+    /// Reads everything that a run reads but the weights, and checks that it fits together.
+    ///
+    /// # Errors
+    /// What reading said; where the data, the adapter to start from and the model do not fit.
+    pub fn new(mut run: Run) -> Result<Self> {
+        let checkpoint = Checkpoint::open(&run.model)?;
+        let (init, mut notes) = match &run.init_adapter {
+            Some(dir) => {
+                let (stored, notes) = read_adapter(dir, &checkpoint)?;
+                (Some(stored), notes)
+            }
+            None => (None, Vec::new()),
+        };
+        if let Some(stored) = &init {
+            notes.extend(inherit::from_adapter(&mut run, stored, &checkpoint.config.linears())?);
+        }
+        let method: MethodConfig = run.method()?;
+        run.set_method(&method)?;
+        run.targets.get_or_insert_with(Run::default_targets);
+        let tokenizer = Tokenizer::load(&run.model)?;
+        run.data.max_tokens = Some(checkpoint.config.max_tokens(run.data.max_tokens)?);
+        let labels = checkpoint.config.labels.as_deref();
+        let (answer, train, valid) = prepare(&run.data, run.task, labels, &tokenizer)?;
+        check_tokens(&checkpoint.config, &train)?;
+        check_tokens(&checkpoint.config, &valid)?;
+        method.check_steps(run.optimizer.total_steps(train.items.len()))?;
+        Ok(Self { run, method, checkpoint, answer, train, valid, notes, init })
+    }
+
+    /// The summary of the run, if it was trained to its end before.
+    ///
+    /// # Errors
+    /// [`Error::OtherRun`] where the directory is of another run, or what reading said.
+    pub fn finished(&self) -> Result<Option<Summary>> {
+        RunDir::finished(&self.run.output, &self.run.to_toml()?)
+    }
+
+    /// The adapter at its start: new, or as `init_adapter` says.
+    ///
+    /// # Errors
+    /// Where the method does not fit the model.
+    pub fn start<B: EncoderOps + SvdOps>(&self, device: &B::Device) -> Result<Start<B>> {
+        if let Some(stored) = &self.init {
+            let (adapter, plan) = (stored.build(device)?, stored.manifest.plan.clone());
+            return Ok(Start { adapter, plan, head: stored.head.clone() });
+        }
+        let (config, shape) = (&self.checkpoint.config, self.checkpoint.config.shape());
+        let targets = self.run.targets.clone().unwrap_or_else(Run::default_targets);
+        let targets = targets.select(&config.linears())?;
+        let plan = self.method.plan(shape, &targets, &mut self.checkpoint.weight_source::<B>(device))?;
+        let mut weights = self.checkpoint.weight_source::<Autodiff<B>>(device);
+        let adapter = self.method.start(shape, &plan, Seed(self.run.seed), &mut weights, device)?;
+        Ok(Start { adapter, plan, head: Tensors::new() })
+    }
+
+    /// Trains, and writes what comes out; the directory appears once nothing but training can fail.
+    ///
+    /// # Errors
+    /// What loading, training or writing said.
+    pub fn execute<B: EncoderOps + SvdOps>(
+        &self,
+        start: Start<B>,
+        mode: Mode,
+        watcher: &mut impl Journal<Classifier<B>>,
+        device: &B::Device,
+    ) -> Result<Ended> {
+        let Self { run, checkpoint, answer, train, valid, .. } = self;
+        let Start { adapter, plan, head: start_head } = start;
+        let Loaded { model, mut head, notes } =
+            checkpoint.load::<Autodiff<B>>(answer.n_labels(), Seed(run.seed), device)?;
+        match &run.init_adapter {
+            Some(init) if !start_head.is_empty() => {
+                head = head.with_tensors(&start_head, &init.display().to_string())?;
+            }
+            _ => notes.iter().for_each(|note| watcher.note("note", note)),
+        }
+        let dropouts = match run.backbone_dropout {
+            BackboneDropout::Checkpoint => checkpoint.config.dropouts,
+            BackboneDropout::Rate(rate) => Dropouts { hidden: rate, attention: rate, classifier: rate },
+        };
+        watcher.note("dropout", &format!("{} in the backbone", dropouts.hidden));
+        let (model, head) = (model.with_dropout(dropouts), head.with_dropout(dropouts.classifier));
+        let total = run.optimizer.total_steps(train.items.len());
+        let manifest = manifest(checkpoint, &self.method, &plan, answer)?;
+        let (dir, snapshot) = match mode.resume {
+            true => RunDir::resume(&run.output, &run.to_toml()?)?,
+            false => (RunDir::create(&run.output, &run.to_toml()?)?, None),
+        };
+        if let Some(snapshot) = &snapshot {
+            watcher.note("resuming", &format!("at step {}", snapshot.step));
+        }
+        let options = Options {
+            seed: run.seed,
+            shuffle: run.data.shuffle,
+            optimizer: run.optimizer.clone(),
+            eval_every: run.eval_every,
+            save_every: Some(run.save_every),
+            stop_after: mode.stop_after,
+        };
+        let task = Classify { model: &model, train, valid: Some(valid), options };
+        let mut journal = Watched { journal: dir.journal(manifest.clone())?, watcher };
+        let outcome = classify(&task, Trained::new(adapter, head), snapshot, &mut journal)?;
+        if outcome.steps < total {
+            return Ok(Ended::Stopped(outcome.steps));
+        }
+        journal.journal.stored(&outcome.trained).write(&dir.path.join("adapter"))?;
+        let Outcome { trained, steps, best, last, step_ms, tokens_per_second } = outcome;
+        dir.draw(&final_ranks(&manifest, &trained.adapter.report()))?;
+        let summary = Summary {
+            output: dir.path.clone(),
+            method: self.method.name().to_owned(),
+            trainable: self.method.count(checkpoint.config.shape(), &plan),
+            head: checkpoint.config.head_count(answer.n_labels()),
+            steps,
+            step_ms,
+            tokens_per_second,
+            peak_memory_bytes: peak_memory_bytes(),
+            best_step: best.as_ref().map(|best| best.step),
+            best: best.map(|Best { metrics, .. }| metrics),
+            last,
+            bit_for_bit: B::BIT_FOR_BIT,
+        };
+        // Before what may be refused: a run that was trained to its end has its summary.
+        dir.write_summary(&summary)?;
+        match self.write_peft(model.valid(), trained.valid(), &dir) {
+            Err(Error::Core(error)) if refuses(&error) => {
+                watcher.note("note", &format!("no files for PEFT: {error}"));
+            }
+            written => written?,
+        }
+        Ok(Ended::Finished(summary))
+    }
+
+    /// The PEFT export of a finished run.
+    fn write_peft<B: EncoderOps>(
+        &self,
+        model: Encoder<B>,
+        trained: Trained<B, AnyAdapter<B>, Head<B>>,
+        dir: &RunDir,
+    ) -> Result<()> {
+        let adapted = Adapted {
+            checkpoint: Checkpoint::open(&self.run.model)?,
+            model,
+            trained: Trained::new(Some(trained.adapter), trained.head),
+            answer: self.answer.clone(),
+            stored: None,
+            notes: Vec::new(),
+        };
+        export_peft(&adapted, PeftProfile::Portable, &dir.path.join("peft"))
+    }
+}
+
+/// Whether the adapter itself has no form in these files, which is nobody's fault.
+fn refuses(error: &sara_core::Error) -> bool {
+    use sara_core::Error::{NotExportable, NotMergeable};
+    matches!(error, NotExportable { .. } | NotMergeable { .. })
+}
+
+/// The journal of the run's directory, and whoever watches.
+struct Watched<'a, W> {
+    journal: RunJournal,
+    watcher: &'a mut W,
+}
+
+impl<B: EncoderOps, W: Journal<Classifier<B>>> Journal<Classifier<B>> for Watched<'_, W> {
+    fn step(&mut self, record: &StepRecord, total: usize) -> Result<()> {
+        Journal::<Classifier<B>>::step(&mut self.journal, record, total)?;
+        self.watcher.step(record, total)
+    }
+
+    fn evaluation(&mut self, record: &EvaluationRecord, best: Option<&Classifier<B>>) -> Result<()> {
+        self.watcher.evaluation(record, best)?;
+        self.journal.evaluation(record, best)
+    }
+
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
+        Journal::<Classifier<B>>::snapshot(&mut self.journal, snapshot)?;
+        self.watcher.snapshot(snapshot)
+    }
+}
