@@ -13,8 +13,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Parser, ValueEnum};
 use sara_bench::kernels::Kernel;
 use sara_bench::planted::Planted;
+use sara_ops::threads::awake;
 use sara_svd::SvdOps;
-use sara_svd::threads::awake;
 use serde::Serialize;
 
 use crate::rivals::Rivals;

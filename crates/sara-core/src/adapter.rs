@@ -10,9 +10,9 @@ use serde::Serialize;
 use crate::delta::Delta;
 use crate::error::Result;
 use crate::low_rank::linear;
-use crate::ops::{LinearOps, TrainOps};
 use crate::pass::{Pass, Seen};
 use crate::site::{Role, Site};
+use sara_ops::{LayerOps, TrainOps};
 
 /// Where training stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Figure {
 /// One adaptation method and its state for every adapted site of a model.
 ///
 /// A method never looks at parameter names, and a model never names a method: this trait is all they share.
-pub trait Adapter<B: LinearOps>: Module<B> + ModuleDisplay {
+pub trait Adapter<B: LayerOps>: Module<B> + ModuleDisplay {
     /// Output of the linear layer `base` at `site`, correction included.
     ///
     /// # Shapes
@@ -104,7 +104,7 @@ pub struct LayerAdapter<'a, B: Backend, A> {
     pub layer: usize,
 }
 
-impl<B: LinearOps, A: Adapter<B>> LayerAdapter<'_, B, A> {
+impl<B: LayerOps, A: Adapter<B>> LayerAdapter<'_, B, A> {
     /// Output of this block's linear layer `base` in `role`, correction included.
     ///
     /// # Shapes
@@ -116,7 +116,7 @@ impl<B: LinearOps, A: Adapter<B>> LayerAdapter<'_, B, A> {
 }
 
 /// No adapter is an adapter too: the bare backbone.
-impl<B: LinearOps, A: Adapter<B>> Adapter<B> for Option<A> {
+impl<B: LayerOps, A: Adapter<B>> Adapter<B> for Option<A> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
         match self {
             Some(adapter) => adapter.project(site, base, x, pass),

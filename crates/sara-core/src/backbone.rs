@@ -8,8 +8,8 @@ use burn::tensor::{DType, Tensor};
 use crate::adapter::Adapter;
 use crate::delta::Delta;
 use crate::error::{Error, Result};
-use crate::ops::LinearOps;
 use crate::site::Site;
+use sara_ops::LayerOps;
 
 /// A model whose linear layers can be adapted.
 pub trait Backbone<B: Backend>: Module<B> {
@@ -28,7 +28,7 @@ pub trait Backbone<B: Backend>: Module<B> {
     /// layer does not have, [`Error::NothingToMerge`] where neither a weight nor a bias would change.
     fn merge<A: Adapter<B>>(mut self, adapter: &A) -> Result<(Self, Vec<(Site, f64)>)>
     where
-        B: LinearOps,
+        B: LayerOps,
     {
         let mut norms = Vec::new();
         let mut changes_bias = false;

@@ -15,7 +15,7 @@
 //! use burn_autodiff::Autodiff;
 //! use burn_flex::{Flex, FlexDevice};
 //! use sara_core::{
-//!     Adapter, Backbone, LayerAdapter, LinearOps, MethodConfig, ModelShape, Noise, Pass, Role, Seed, Site, Target, WeightSource,
+//!     Adapter, Backbone, LayerAdapter, LayerOps, MethodConfig, ModelShape, Noise, Pass, Role, Seed, Site, Target, WeightSource,
 //! };
 //!
 //! /// The backbone: one block with a wide middle.
@@ -28,7 +28,7 @@
 //! const UP: Site = Site { layer: 0, role: Role::Up };
 //! const DOWN: Site = Site { layer: 0, role: Role::Down };
 //!
-//! impl<B: LinearOps> Toy<B> {
+//! impl<B: LayerOps> Toy<B> {
 //!     fn forward(&self, x: Tensor<B, 3>, adapter: &impl Adapter<B>, pass: &Pass<B>) -> Tensor<B, 3> {
 //!         let block = LayerAdapter { adapter, pass, layer: 0 };
 //!         let wide = block.project(Role::Up, &self.up, x).tanh();
@@ -143,7 +143,6 @@
 
 pub mod adapter;
 pub mod backbone;
-pub mod buffer;
 pub mod delta;
 pub mod error;
 pub mod export;
@@ -151,7 +150,6 @@ mod fields;
 pub mod import;
 pub mod low_rank;
 pub mod methods;
-pub mod ops;
 pub mod parameters;
 pub mod pass;
 pub mod rank_plan;
@@ -164,9 +162,9 @@ pub use backbone::Backbone;
 pub use delta::{Change, Delta};
 pub use error::{Error, Result};
 pub use methods::{AnyAdapter, Method, MethodConfig};
-pub use ops::{LinearOps, TrainOps};
 pub use pass::{Noise, Pass, Seen};
 pub use rank_plan::{NoWeights, Planned, RankPlan, WeightSource};
+pub use sara_ops::{LayerOps, TrainOps};
 pub use seed::Seed;
 pub use site::{ModelShape, Role, Site, SiteMap, Target, Targets};
 pub use store::{Manifest, StoredAdapter};

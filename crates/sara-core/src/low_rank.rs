@@ -13,11 +13,11 @@ use crate::adapter::Figure;
 use crate::delta::{Change, Delta};
 use crate::error::Result;
 use crate::methods::below_one;
-use crate::ops::{self, LinearOps};
 use crate::pass::Pass;
 use crate::rank_plan::Planned;
 use crate::seed::Seed;
 use crate::site::{Site, SiteMap};
+use sara_ops::{self as ops, LayerOps};
 
 mod beside;
 
@@ -101,7 +101,7 @@ pub(crate) fn zero_up<B: Backend>(planned: &Planned, device: &B::Device) -> Para
 }
 
 /// What an adapter has at one site, if its change of the weight is of low rank.
-pub trait SiteBranch<B: LinearOps>: Module<B> {
+pub trait SiteBranch<B: LayerOps>: Module<B> {
     /// See [`Adapter::project`](crate::Adapter::project).
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3>;
 
@@ -112,7 +112,7 @@ pub trait SiteBranch<B: LinearOps>: Module<B> {
     fn rank(&self) -> usize;
 }
 
-impl<B: LinearOps> SiteBranch<B> for Branch<B> {
+impl<B: LayerOps> SiteBranch<B> for Branch<B> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
         let dropped = pass.dropout(x.clone(), self.dropout, site);
         self.low_rank().project(base, x, dropped)
@@ -140,7 +140,7 @@ impl<B: Backend> Branch<B> {
 }
 
 /// What [`Adapter`](crate::Adapter) asks, of adapters with such a branch at every site.
-impl<B: LinearOps, M: SiteBranch<B>> SiteMap<B, M> {
+impl<B: LayerOps, M: SiteBranch<B>> SiteMap<B, M> {
     /// See [`Adapter::project`](crate::Adapter::project).
     pub fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
         match self.get(site) {
@@ -173,7 +173,7 @@ pub struct LowRank<B: Backend> {
     pub scaling: f64,
 }
 
-impl<B: LinearOps> LowRank<B> {
+impl<B: LayerOps> LowRank<B> {
     /// Output of `base` with this branch beside it; the branch sees `dropped`, which is `x` after dropout.
     ///
     /// # Shapes
@@ -243,6 +243,6 @@ impl<B: Backend> LowRank<B> {
 /// # Shapes
 /// - `x`: `[batch, seq, d_in]`
 /// - returns `[batch, seq, d_out]`
-pub fn linear<B: LinearOps>(base: &Linear<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
+pub fn linear<B: LayerOps>(base: &Linear<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
     ops::linear(x, base.weight.val(), base.bias.as_ref().map(Param::val))
 }

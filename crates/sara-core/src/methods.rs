@@ -14,11 +14,11 @@ use crate::adapter::{Adapter, Figure, Progress, Trainable};
 use crate::delta::Delta;
 use crate::error::{Error, Result};
 use crate::fields;
-use crate::ops::{LinearOps, TrainOps};
 use crate::pass::{Pass, Seen};
 use crate::rank_plan::{RankPlan, WeightSource};
 use crate::seed::Seed;
 use crate::site::{ModelShape, Site, Target};
+use sara_ops::{LayerOps, TrainOps};
 
 pub mod adalora;
 pub mod lora;
@@ -27,7 +27,7 @@ pub mod sara;
 /// A method's configuration: what it needs to plan ranks and to make an adapter.
 pub trait Method: Clone + std::fmt::Debug + Default + Serialize + DeserializeOwned {
     /// The adapter it makes.
-    type Adapter<B: LinearOps>: Adapter<B>;
+    type Adapter<B: LayerOps>: Adapter<B>;
 
     /// The rank of each target. Only methods that need weights read them.
     ///
@@ -44,7 +44,7 @@ pub trait Method: Clone + std::fmt::Debug + Default + Serialize + DeserializeOwn
     ///
     /// # Errors
     /// [`Error::Config`] where the configuration does not fit.
-    fn init<B: LinearOps>(
+    fn init<B: LayerOps>(
         &self,
         shape: ModelShape,
         plan: &RankPlan,
@@ -57,7 +57,7 @@ pub trait Method: Clone + std::fmt::Debug + Default + Serialize + DeserializeOwn
     ///
     /// # Errors
     /// What reading or decomposing a weight said.
-    fn start_from<B: LinearOps + SvdOps>(
+    fn start_from<B: LayerOps + SvdOps>(
         &self,
         adapter: Self::Adapter<B>,
         weights: &mut dyn WeightSource<B>,
@@ -132,7 +132,7 @@ macro_rules! methods {
             ///
             /// # Errors
             /// As there.
-            pub fn init<B: LinearOps>(
+            pub fn init<B: LayerOps>(
                 &self,
                 shape: ModelShape,
                 plan: &RankPlan,
@@ -148,7 +148,7 @@ macro_rules! methods {
             ///
             /// # Errors
             /// As there.
-            pub fn start<B: LinearOps + SvdOps>(
+            pub fn start<B: LayerOps + SvdOps>(
                 &self,
                 shape: ModelShape,
                 plan: &RankPlan,
@@ -188,7 +188,7 @@ macro_rules! methods {
             }
         }
 
-        impl<B: LinearOps> Adapter<B> for AnyAdapter<B> {
+        impl<B: LayerOps> Adapter<B> for AnyAdapter<B> {
             fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
                 match self { $(Self::$method(adapter) => adapter.project(site, base, x, pass)),* }
             }

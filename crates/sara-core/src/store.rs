@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::methods::{AnyAdapter, MethodConfig};
-use crate::ops::LinearOps;
 use crate::parameters::{Tensors, restore};
 use crate::rank_plan::RankPlan;
 use crate::seed::Seed;
 use crate::site::ModelShape;
+use sara_ops::LayerOps;
 
 mod replace;
 mod tensors;
@@ -107,7 +107,7 @@ impl StoredAdapter {
     /// # Errors
     /// [`Error::Config`] or [`Error::Rank`] where the description is impossible, [`Error::Mismatch`] where the tensors
     /// are not those that it describes.
-    pub fn build<B: LinearOps>(&self, device: &B::Device) -> Result<AnyAdapter<B>> {
+    pub fn build<B: LayerOps>(&self, device: &B::Device) -> Result<AnyAdapter<B>> {
         let Manifest { method, shape, plan, .. } = &self.manifest;
         plan.check()?;
         // The seed does not matter: every value drawn from it is replaced.

@@ -17,7 +17,7 @@ use sara_models::classify::{Classify, Dataset, Gold, Item, Lengths, Report, clas
 use sara_models::encoder::config::EncoderConfig;
 use sara_models::run::OptimizerConfig;
 use sara_models::train::{Options, Trained, peak_memory_bytes};
-use sara_svd::threads::awake;
+use sara_ops::threads::awake;
 use serde_json::json;
 
 #[path = "../src/bin/sara/allocator.rs"]

@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::tensor::backend::Backend;
 use sara_core::parameters::Tensors;
 use sara_core::store::StoredAdapter;
-use sara_core::{AnyAdapter, Backbone, LinearOps, Seed};
+use sara_core::{AnyAdapter, Backbone, LayerOps, Seed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -99,7 +99,7 @@ pub fn read_adapter(dir: &Path, checkpoint: &Checkpoint) -> Result<(StoredAdapte
     Err(sara_core::Error::Mismatch { what: dir.display().to_string(), mismatches }.into())
 }
 
-impl<B: LinearOps> Adapted<B> {
+impl<B: LayerOps> Adapted<B> {
     /// Opens the checkpoint in `model`, and the adapter in `adapter` if one is given.
     ///
     /// # Errors

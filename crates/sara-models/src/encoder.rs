@@ -6,13 +6,13 @@ use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn::tensor::module::embedding;
-use sara_core::ops::add;
 use sara_core::parameters::Tensors;
 use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
+use sara_ops::add;
 
 use crate::checkpoint::weights::weight_to_file;
 use crate::encoder::config::{Dropouts, EncoderConfig};
-use crate::ops::{EncoderOps, attention, gelu, layer_norm};
+use sara_ops::{LayerOps, attention, gelu, layer_norm};
 
 pub mod config;
 pub mod head;
@@ -123,7 +123,7 @@ impl<B: Backend> Encoder<B> {
     }
 }
 
-impl<B: EncoderOps> Encoder<B> {
+impl<B: LayerOps> Encoder<B> {
     /// Hidden states after the last block.
     ///
     /// # Shapes
@@ -165,7 +165,7 @@ impl<B: EncoderOps> Encoder<B> {
     }
 }
 
-impl<B: EncoderOps> Embeddings<B> {
+impl<B: LayerOps> Embeddings<B> {
     fn forward(&self, inputs: &Inputs<B>) -> Tensor<B, 3> {
         let sum = embedding(self.word.val(), inputs.ids.clone())
             + embedding(self.token_type.val(), inputs.types.clone())
@@ -181,7 +181,7 @@ enum Queries {
     First,
 }
 
-impl<B: EncoderOps> Layer<B> {
+impl<B: LayerOps> Layer<B> {
     fn forward<A: Adapter<B>>(
         &self,
         x: Tensor<B, 3>,
@@ -213,7 +213,7 @@ impl<B: EncoderOps> Layer<B> {
     }
 }
 
-impl<B: EncoderOps> Norm<B> {
+impl<B: LayerOps> Norm<B> {
     fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         layer_norm(x, self.gamma.val(), self.beta.val(), self.epsilon)
     }

@@ -142,6 +142,17 @@ pub enum Error {
         examples: usize,
     },
 
+    /// A class is beyond what the head answers.
+    #[error(
+        "class {class} has no logit in a head of {n_labels} labels; load the head for as many as there are"
+    )]
+    NoLogit {
+        /// The class's index.
+        class: usize,
+        /// Labels of the head.
+        n_labels: usize,
+    },
+
     /// Parameters that are trained got no gradient.
     #[error(
         "no gradient reached {}: the adapter is not used by the model, or the method trains what the loss does not see",

@@ -86,7 +86,6 @@ pub mod data;
 pub mod encoder;
 pub mod error;
 mod nearest;
-pub mod ops;
 pub mod plot;
 pub mod run;
 pub mod tokenizer;

@@ -15,7 +15,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
 use clap::{Parser, ValueEnum};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
-use sara_svd::threads::awake;
+use sara_ops::threads::awake;
 use sara_svd::{Accuracy, Algorithm, Method, Svd, SvdOps, randomized_svd, svd_by};
 use serde::Serialize;
 

@@ -89,11 +89,8 @@ mod randomized;
 mod report;
 mod rows;
 mod spectrum_rank;
-#[cfg(feature = "flex")]
-pub mod strided;
 mod subspace;
 mod svd;
-pub mod threads;
 
 pub use error::Error;
 pub use nuclear_norm::{NuclearNorm, nuclear_norm};

@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{
-    DType, Device, IndexingUpdateOp, Int, Shape, Tensor, TensorData, TensorMetadata, TensorPrimitive,
-    try_read_sync,
+    DType, Device, IndexingUpdateOp, Int, Shape, Tensor, TensorData, TensorMetadata, try_read_sync,
 };
 use burn_autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use faer::MatRef;
 use rayon::prelude::*;
+
+pub(crate) use sara_ops::{primitive, tensor};
 
 use crate::host::{Sample, Scaled, blocks, row_major};
 use crate::{Error, Place};
@@ -220,14 +221,6 @@ pub(crate) fn enter<B: SvdOps, const D: usize>(a: Tensor<B, D>) -> Tensor<B::Eng
 /// A tensor of the engine as one of `B`.
 pub(crate) fn leave<B: SvdOps, const D: usize>(a: Tensor<B::Engine, D>) -> Tensor<B, D> {
     tensor(B::leave(a.into_primitive().tensor()))
-}
-
-pub(crate) fn tensor<B: Backend, const D: usize>(primitive: FloatTensor<B>) -> Tensor<B, D> {
-    Tensor::from_primitive(TensorPrimitive::Float(primitive))
-}
-
-pub(crate) fn primitive<B: Backend, const D: usize>(a: Tensor<B, D>) -> FloatTensor<B> {
-    a.into_primitive().tensor()
 }
 
 /// `a b`, see [`Engine::product`].

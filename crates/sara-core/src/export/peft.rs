@@ -14,10 +14,10 @@ use crate::adapter::Adapter;
 use crate::backbone::Backbone;
 use crate::delta::{Change, Delta};
 use crate::error::{Error, Result};
-use crate::ops::LinearOps;
 use crate::parameters::Tensors;
 use crate::site::{Target, short_names};
 use crate::store::{replace_dir, write_json, write_safetensors};
+use sara_ops::LayerOps;
 
 /// Name of the file with the configuration.
 pub(crate) const CONFIG: &str = "adapter_config.json";
@@ -70,7 +70,7 @@ pub struct PeftExport<'a> {
 /// [`Error::NotExportable`] where a change is not low-rank, trains a bias or is not finite, or where no site changes
 /// anything; [`Error::NotMergeable`] where it depends on the input; [`Error::Mismatch`] where `linears` lacks a layer of
 /// the backbone; [`Error::Io`] where the system refuses.
-pub fn export<B: LinearOps>(
+pub fn export<B: LayerOps>(
     backbone: &impl Backbone<B>,
     adapter: &impl Adapter<B>,
     about: &PeftExport<'_>,
@@ -116,7 +116,7 @@ struct Pair<'a> {
 }
 
 /// The pairs of all sites that change anything.
-fn pairs<'a, B: LinearOps>(
+fn pairs<'a, B: LayerOps>(
     backbone: &impl Backbone<B>,
     adapter: &impl Adapter<B>,
     linears: &'a [Target],

@@ -10,9 +10,9 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 
 use super::SiteBranch;
 use crate::delta::Change;
-use crate::ops::LinearOps;
 use crate::pass::Pass;
 use crate::site::Site;
+use sara_ops::LayerOps;
 
 /// A branch with a method's own state beside it; in files both stand under the path of the site itself.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub struct Beside<M, S> {
     pub state: S,
 }
 
-impl<B: LinearOps, M: SiteBranch<B>, S: Module<B>> SiteBranch<B> for Beside<M, S> {
+impl<B: LayerOps, M: SiteBranch<B>, S: Module<B>> SiteBranch<B> for Beside<M, S> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
         self.branch.project(site, base, x, pass)
     }

@@ -39,12 +39,12 @@ use crate::delta::Delta;
 use crate::error::{Error, Result};
 use crate::low_rank::{Beside, Branch, BranchConfig};
 use crate::methods::{Method, below_one};
-use crate::ops::{LinearOps, TrainOps};
 use crate::parameters::{edit, state};
 use crate::pass::{Pass, Seen};
 use crate::rank_plan::{Planned, RankPlan, WeightSource};
 use crate::seed::Seed;
 use crate::site::{ModelShape, Site, SiteMap, Target};
+use sara_ops::{LayerOps, TrainOps};
 
 /// Configuration of AdaLoRA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -182,7 +182,7 @@ impl<B: AutodiffBackend, const D: usize> Importance<B, D> {
 }
 
 impl Method for AdaloraConfig {
-    type Adapter<B: LinearOps> = Adalora<B>;
+    type Adapter<B: LayerOps> = Adalora<B>;
 
     fn plan<B: SvdOps>(
         &self,
@@ -200,7 +200,7 @@ impl Method for AdaloraConfig {
         RankPlan::constant(targets, self.initial_rank)
     }
 
-    fn init<B: LinearOps>(
+    fn init<B: LayerOps>(
         &self,
         _shape: ModelShape,
         plan: &RankPlan,
@@ -255,7 +255,7 @@ impl Method for AdaloraConfig {
     }
 }
 
-impl<B: LinearOps> Adapter<B> for Adalora<B> {
+impl<B: LayerOps> Adapter<B> for Adalora<B> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
         self.layers.project(site, base, x, pass)
     }

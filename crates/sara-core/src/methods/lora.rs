@@ -31,11 +31,11 @@ use crate::delta::Delta;
 use crate::error::Result;
 use crate::low_rank::{Branch, BranchConfig, uniform_down, zero_up};
 use crate::methods::Method;
-use crate::ops::{LinearOps, TrainOps};
 use crate::pass::Pass;
 use crate::rank_plan::{Planned, RankPlan, WeightSource};
 use crate::seed::Seed;
 use crate::site::{ModelShape, Site, SiteMap, Target};
+use sara_ops::{LayerOps, TrainOps};
 
 /// Configuration of LoRA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ pub(crate) fn path(site: Site, factor: &str) -> String {
 }
 
 impl Method for LoraConfig {
-    type Adapter<B: LinearOps> = Lora<B>;
+    type Adapter<B: LayerOps> = Lora<B>;
 
     fn plan<B: SvdOps>(
         &self,
@@ -77,7 +77,7 @@ impl Method for LoraConfig {
         RankPlan::constant(targets, self.rank)
     }
 
-    fn init<B: LinearOps>(
+    fn init<B: LayerOps>(
         &self,
         _shape: ModelShape,
         plan: &RankPlan,
@@ -100,7 +100,7 @@ impl Method for LoraConfig {
     }
 }
 
-impl<B: LinearOps> Adapter<B> for Lora<B> {
+impl<B: LayerOps> Adapter<B> for Lora<B> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
         self.layers.project(site, base, x, pass)
     }

@@ -33,11 +33,11 @@ use crate::delta::Delta;
 use crate::error::Result;
 use crate::low_rank::{Branch, BranchConfig, uniform_down, zero_up};
 use crate::methods::{Method, fraction};
-use crate::ops::{LinearOps, TrainOps};
 use crate::pass::Pass;
 use crate::rank_plan::{Planned, RankPlan, WeightSource};
 use crate::seed::Seed;
 use crate::site::{ModelShape, Site, SiteMap, Target};
+use sara_ops::{LayerOps, TrainOps};
 
 /// Configuration of SARA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,7 +84,7 @@ pub struct Sara<B: Backend> {
 }
 
 impl Method for SaraConfig {
-    type Adapter<B: LinearOps> = Sara<B>;
+    type Adapter<B: LayerOps> = Sara<B>;
 
     fn plan<B: SvdOps>(
         &self,
@@ -96,7 +96,7 @@ impl Method for SaraConfig {
         RankPlan::spectral(targets, self.share, self.convention, weights)
     }
 
-    fn init<B: LinearOps>(
+    fn init<B: LayerOps>(
         &self,
         _shape: ModelShape,
         plan: &RankPlan,
@@ -129,7 +129,7 @@ impl Method for SaraConfig {
     }
 }
 
-impl<B: LinearOps> Adapter<B> for Sara<B> {
+impl<B: LayerOps> Adapter<B> for Sara<B> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
         self.layers.project(site, base, x, pass)
     }

@@ -5,7 +5,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor, TensorData};
 use sara_core::parameters::{collect, count_trained, restore, without_gradient};
 use sara_core::{
-    Adapter, AnyAdapter, Backbone, LinearOps, Manifest, MethodConfig, Noise, Pass, Progress, Seed, Seen,
+    Adapter, AnyAdapter, Backbone, LayerOps, Manifest, MethodConfig, Noise, Pass, Progress, Seed, Seen,
     StoredAdapter, TrainOps, Trainable,
 };
 
@@ -102,7 +102,7 @@ fn moves_with_its_parameters<B: TrainOps>(case: &Case) {
 }
 
 /// A scalar that depends on every output and on the penalty.
-fn loss<B: LinearOps>(backbone: &Tiny<B>, adapter: &impl Adapter<B>, x: Tensor<B, 3>) -> Tensor<B, 1> {
+fn loss<B: LayerOps>(backbone: &Tiny<B>, adapter: &impl Adapter<B>, x: Tensor<B, 3>) -> Tensor<B, 1> {
     let out = backbone.forward(x, adapter, &Pass::evaluation());
     let elements = out.shape().num_elements();
     let loss = out.powi_scalar(2).reshape([1, elements]).sum_dim(1).reshape([1]);
@@ -168,7 +168,7 @@ fn gradients_are_the_slopes<B: TrainOps>(case: &Case) {
 
 /// Whether the backend computes in `dtype`: some claim types whose results come out as nonsense, on layers without an
 /// adapter too.
-fn computes_in<B: LinearOps>(dtype: DType) -> bool {
+fn computes_in<B: LayerOps>(dtype: DType) -> bool {
     let device = B::Device::default();
     if B::dtype_usage(&device, dtype).is_empty() {
         return false;
@@ -190,7 +190,7 @@ fn value<B: TrainOps>(backbone: &Tiny<B>, adapter: &AnyAdapter<B>, x: &Tensor<B,
     values(loss(&backbone.valid(), &adapter.valid(), x.clone().inner()))[0]
 }
 
-fn stored<B: LinearOps>(case: &Case, adapter: &AnyAdapter<B>) -> StoredAdapter {
+fn stored<B: LayerOps>(case: &Case, adapter: &AnyAdapter<B>) -> StoredAdapter {
     let manifest = Manifest {
         format: sara_core::store::FORMAT,
         base: "tiny".into(),

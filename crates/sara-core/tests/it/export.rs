@@ -12,7 +12,7 @@ use burn_flex::{Flex, FlexDevice};
 use sara_core::export::peft::{PeftExport, PeftHead, Profile, export};
 use sara_core::import::peft::{ImportedPeft, import};
 use sara_core::store::read_safetensors;
-use sara_core::{Adapter, AnyAdapter, Backbone, Change, Delta, Error, LinearOps, Pass, Role, Site, Target};
+use sara_core::{Adapter, AnyAdapter, Backbone, Change, Delta, Error, LayerOps, Pass, Role, Site, Target};
 use serde_json::{Value, json};
 
 use crate::noise::noised;
@@ -83,7 +83,7 @@ impl Pairs<Flex> {
     }
 }
 
-impl<B: LinearOps> Adapter<B> for Pairs<B> {
+impl<B: LayerOps> Adapter<B> for Pairs<B> {
     fn project(&self, _: Site, base: &Linear<B>, x: Tensor<B, 3>, _: &Pass<B>) -> Tensor<B, 3> {
         base.forward(x)
     }
@@ -203,7 +203,7 @@ fn what_is_no_pair_is_refused() {
         weight: Option<Tensor<B, 2>>,
         bias: Option<Tensor<B, 1>>,
     }
-    impl<B: LinearOps> Adapter<B> for Odd<B> {
+    impl<B: LayerOps> Adapter<B> for Odd<B> {
         fn project(&self, _: Site, base: &Linear<B>, x: Tensor<B, 3>, _: &Pass<B>) -> Tensor<B, 3> {
             base.forward(x)
         }

@@ -5,7 +5,7 @@ use burn::nn::Linear;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use burn_flex::{Flex, FlexDevice};
-use sara_core::{Adapter, Backbone, Change, Delta, Error, LinearOps, Pass, Result, Role, Site};
+use sara_core::{Adapter, Backbone, Change, Delta, Error, LayerOps, Pass, Result, Role, Site};
 
 use crate::tiny::values;
 
@@ -33,7 +33,7 @@ struct Shift<B: Backend> {
     by: Param<Tensor<B, 1>>,
 }
 
-impl<B: LinearOps> Adapter<B> for Shift<B> {
+impl<B: LayerOps> Adapter<B> for Shift<B> {
     fn project(&self, _site: Site, base: &Linear<B>, x: Tensor<B, 3>, _pass: &Pass<B>) -> Tensor<B, 3> {
         sara_core::low_rank::linear(base, x) + self.by.val().unsqueeze()
     }

@@ -10,7 +10,7 @@ use sara_core::methods::adalora::AdaloraConfig;
 use sara_core::methods::lora::LoraConfig;
 use sara_core::methods::sara::{SaraConfig, SaraStart};
 use sara_core::{
-    Adapter, AnyAdapter, Backbone, LayerAdapter, LinearOps, MethodConfig, ModelShape, NoWeights, Pass,
+    Adapter, AnyAdapter, Backbone, LayerAdapter, LayerOps, MethodConfig, ModelShape, NoWeights, Pass,
     Planned, RankPlan, Role, Seed, Site, Target,
 };
 
@@ -30,7 +30,7 @@ struct TinyLayer<B: Backend> {
     down: Linear<B>,
 }
 
-impl<B: LinearOps> Tiny<B> {
+impl<B: LayerOps> Tiny<B> {
     pub(crate) fn new(device: &B::Device) -> Self {
         let linear = |path: String, d_in: usize, d_out: usize| {
             let weight = random(&format!("{path}.weight"), [d_in, d_out], device) * 0.5;
@@ -189,7 +189,7 @@ impl Laws {
 }
 
 impl Case {
-    pub(crate) fn init<B: LinearOps>(&self, seed: u64, device: &B::Device) -> AnyAdapter<B> {
+    pub(crate) fn init<B: LayerOps>(&self, seed: u64, device: &B::Device) -> AnyAdapter<B> {
         self.method.init(SHAPE, &self.plan, Seed(seed), device).unwrap()
     }
 }

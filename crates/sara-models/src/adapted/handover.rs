@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::backend::Backend;
 use sara_core::export::peft::{PeftExport, PeftHead, export};
 use sara_core::store::{FORMAT, Manifest};
-use sara_core::{LinearOps, MethodConfig, RankPlan};
+use sara_core::{LayerOps, MethodConfig, RankPlan};
 
 pub use sara_core::export::peft::Profile as PeftProfile;
 
@@ -40,7 +40,7 @@ pub fn manifest(
 ///
 /// # Errors
 /// Where the method has no low-rank form, or what writing said.
-pub fn export_peft<B: LinearOps>(adapted: &Adapted<B>, profile: PeftProfile, dest: &Path) -> Result<()> {
+pub fn export_peft<B: LayerOps>(adapted: &Adapted<B>, profile: PeftProfile, dest: &Path) -> Result<()> {
     let Adapted { checkpoint, model, trained, .. } = adapted;
     let head = PeftHead {
         tensors: trained.head.tensors().into_iter().collect(),

@@ -10,8 +10,8 @@ use burn::tensor::TensorData;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, TensorView};
-use sara_core::buffer::transpose;
 use sara_core::error::{Error, Result};
+use sara_ops::buffer::transpose;
 use serde::Deserialize;
 
 /// A checkpoint in one file.

@@ -164,18 +164,25 @@ impl Dataset {
         self.items.iter().map(|item| item.ids.len()).collect()
     }
 
-    /// Whether every item says what the answer is, all in the same way.
+    /// Whether every item says what the answer is, all in the same way, and a head of so many labels can give it.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], [`Error::NoTargets`].
-    pub fn check_targets(&self) -> Result<()> {
+    /// [`Error::NoExamples`], [`Error::NoTargets`], [`Error::NoLogit`].
+    pub fn check_targets(&self, n_labels: usize) -> Result<()> {
         let first = self.items.first().ok_or(Error::NoExamples)?.target;
         let differs = |item: &&Item| {
             item.target == Gold::None
                 || std::mem::discriminant(&item.target) != std::mem::discriminant(&first)
         };
+        let classes = self.items.iter().filter_map(|item| match item.target {
+            Gold::Class(class) => Some(class),
+            _ => None,
+        });
         match self.items.iter().filter(differs).count() {
-            0 => Ok(()),
+            0 => match classes.max().filter(|&class| class >= n_labels) {
+                Some(class) => Err(Error::NoLogit { class, n_labels }),
+                None => Ok(()),
+            },
             missing => {
                 Err(Error::NoTargets { path: self.report.path.clone(), missing, examples: self.items.len() })
             }

@@ -9,9 +9,9 @@ use crate::data::{Order, batches};
 use crate::encoder::head::Head;
 use crate::encoder::{Encoder, Inputs};
 use crate::error::Result;
-use crate::ops::EncoderOps;
 use crate::train::Trained;
 use crate::train::metrics::{Metrics, classification, regression};
+use sara_ops::LayerOps;
 
 /// The logits of every example, in the order of the dataset; each row is `[n_labels]`.
 ///
@@ -19,7 +19,7 @@ use crate::train::metrics::{Metrics, classification, regression};
 ///
 /// # Errors
 /// [`Error::Input`](crate::Error::Input) where the tokens are not this model's.
-pub fn predict<B: EncoderOps, A: Adapter<B>>(
+pub fn predict<B: LayerOps, A: Adapter<B>>(
     model: &Encoder<B>,
     trained: &Trained<B, A, Head<B>>,
     data: &Dataset,
@@ -46,13 +46,13 @@ pub fn predict<B: EncoderOps, A: Adapter<B>>(
 /// # Errors
 /// As [`predict`]; [`Error::NoExamples`](crate::Error::NoExamples) and [`Error::NoTargets`](crate::Error::NoTargets)
 /// where there is nothing to compare with.
-pub fn evaluate<B: EncoderOps, A: Adapter<B>>(
+pub fn evaluate<B: LayerOps, A: Adapter<B>>(
     model: &Encoder<B>,
     trained: &Trained<B, A, Head<B>>,
     data: &Dataset,
     batch_size: NonZeroUsize,
 ) -> Result<Metrics> {
-    data.check_targets()?;
+    data.check_targets(trained.head.n_labels())?;
     Ok(measure(&predict(model, trained, data, batch_size)?, data))
 }
 

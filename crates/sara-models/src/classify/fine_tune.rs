@@ -15,10 +15,10 @@ use crate::checkpoint::{Checkpoint, Loaded};
 use crate::data::{Examples, Task};
 use crate::encoder::check_tokens;
 use crate::error::Result;
-use crate::ops::EncoderOps;
 use crate::tokenizer::Tokenizer;
 use crate::train::metrics::largest;
 use crate::train::{Options, Trained};
+use sara_ops::LayerOps;
 
 /// How to fine-tune: everything has a default but the method.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ pub struct FineTune {
 
 /// A model with its adapter and head, ready to classify.
 #[derive(Debug)]
-pub struct FineTuned<B: EncoderOps> {
+pub struct FineTuned<B: LayerOps> {
     /// Model, adapter and head, to be merged, saved and exported.
     pub adapted: Adapted<B>,
     tokenizer: Tokenizer,
@@ -51,11 +51,11 @@ impl FineTune {
 
     /// Trains on `examples`, beside the model in `model_dir`.
     ///
-    /// On flex, call it inside [`sara_svd::threads::awake`].
+    /// On flex, call it inside [`sara_ops::threads::awake`].
     ///
     /// # Errors
     /// What reading said, where data, method and model do not fit, and those of [`classify`].
-    pub fn run<B: EncoderOps + SvdOps>(
+    pub fn run<B: LayerOps + SvdOps>(
         &self,
         model_dir: &Path,
         examples: &Examples,
@@ -92,7 +92,7 @@ impl FineTune {
     }
 }
 
-impl<B: EncoderOps> FineTuned<B> {
+impl<B: LayerOps> FineTuned<B> {
     /// The class of each text.
     ///
     /// # Errors

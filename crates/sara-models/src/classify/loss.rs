@@ -9,8 +9,8 @@ use super::Batch;
 use crate::encoder::head::Head;
 use crate::encoder::{Encoder, Inputs};
 use crate::error::Result;
-use crate::ops::EncoderOps;
 use crate::train::{Objective, Trained};
+use sara_ops::TrainOps;
 
 /// The mean loss over the examples of a batch, of a head on the first token of `model`.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct ClassifyLoss<'a, B: AutodiffBackend> {
 
 impl<B, A> Objective<B, Trained<B, A, Head<B>>> for ClassifyLoss<'_, B>
 where
-    B: AutodiffBackend<InnerBackend: EncoderOps> + EncoderOps,
+    B: TrainOps,
     A: Adapter<B>,
 {
     type Batch = Batch;

@@ -13,12 +13,12 @@ use crate::classify::{Batch, Dataset};
 use crate::encoder::Encoder;
 use crate::encoder::head::Head;
 use crate::error::Result;
-use crate::ops::EncoderOps;
 use crate::train::optimizer::{Group, Optimizer};
 use crate::train::{
     Best, Clock, EvaluationRecord, Journal, Options, Outcome, Snapshot, StepOptions, StepRecord, Stepped,
     Timetable, Trained, step as one_step,
 };
+use sara_ops::TrainOps;
 
 /// What is trained on, and how.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ type Classifier<B, A> = Trained<B, A, Head<B>>;
 
 /// Trains an adapter and a head beside the frozen model, from the start or from where `resume` stands.
 ///
-/// On flex, call it inside [`sara_svd::threads::awake`]: else every product wakes the pool and waits for it, which takes
+/// On flex, call it inside [`sara_ops::threads::awake`]: else every product wakes the pool and waits for it, which takes
 /// some hundredths of a step.
 ///
 /// # Errors
@@ -51,12 +51,13 @@ pub fn classify<B, A>(
     journal: &mut impl Journal<Classifier<B, A>>,
 ) -> Result<Outcome<B, A, Head<B>>>
 where
-    B: AutodiffBackend<InnerBackend: EncoderOps> + EncoderOps,
+    B: TrainOps,
     A: Trainable<B>,
 {
     let Classify { model, train, valid, options } = task;
-    train.check_targets()?;
-    valid.map_or(Ok(()), Dataset::check_targets)?;
+    let n_labels = trained.head.n_labels();
+    train.check_targets(n_labels)?;
+    valid.map_or(Ok(()), |valid| valid.check_targets(n_labels))?;
     let mut timetable = Timetable::new(train.lengths(), options)?;
     let mut optimizer =
         Optimizer::<B>::new(options.optimizer.adamw()).with_groups(groups(&trained.head, options));
@@ -117,6 +118,12 @@ where
             let (trained, optimizer, best) = (collect(&trained), optimizer.state(), best.clone());
             journal.snapshot(&Snapshot { step, best, trained, optimizer })?;
         }
+    }
+    // A run that was cut off between its last step and its end has nothing left to train.
+    if let (Some(valid), None) = (*valid, &last)
+        && step == timetable.total
+    {
+        last = Some(evaluate(&frozen, &trained.valid(), valid, timetable.batch_size)?);
     }
     let (step_ms, tokens_per_second) = (clock.median_ms(), clock.tokens_per_second());
     Ok(Outcome { trained, steps: step, best, last, step_ms, tokens_per_second })

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use sara_core::low_rank::linear;
 use sara_core::parameters::{Tensors, edit};
-use sara_core::{LinearOps, Pass};
+use sara_core::{LayerOps, Pass};
 
 use crate::checkpoint::weights::weight_to_file;
 use crate::encoder::config::Family;
@@ -47,7 +47,7 @@ impl<B: Backend> Head<B> {
     /// - returns `[batch, n_labels]`
     pub fn forward(&self, hidden: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 2>
     where
-        B: LinearOps,
+        B: LayerOps,
     {
         let first = hidden.narrow(1, 0, 1);
         let first = match self.family {

@@ -9,7 +9,7 @@ use sara_core::parameters::{Tensors, collect};
 use sara_core::store::{
     Manifest, StoredAdapter, read_safetensors, replace_dir, write_file, write_safetensors,
 };
-use sara_core::{AnyAdapter, Figure, LinearOps};
+use sara_core::{AnyAdapter, Figure, LayerOps};
 use serde::{Deserialize, Serialize};
 
 use crate::encoder::head::Head;
@@ -247,7 +247,7 @@ impl RunJournal {
     }
 }
 
-impl<B: LinearOps> Journal<Classifier<B>> for RunJournal {
+impl<B: LayerOps> Journal<Classifier<B>> for RunJournal {
     fn step(&mut self, record: &StepRecord, _total: usize) -> Result<()> {
         self.line(record)
     }

@@ -23,12 +23,12 @@ use crate::encoder::config::Dropouts;
 use crate::encoder::head::Head;
 use crate::encoder::{Encoder, check_tokens};
 use crate::error::{Error, Result};
-use crate::ops::EncoderOps;
 use crate::tokenizer::Tokenizer;
 use crate::train::metrics::Metrics;
 use crate::train::{
     Best, EvaluationRecord, Journal, Options, Outcome, Snapshot, StepRecord, Trained, peak_memory_bytes,
 };
+use sara_ops::LayerOps;
 
 /// A run, checked: nothing is written before this stands.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub struct Prepared {
 
 /// The adapter that training starts from.
 #[derive(Debug)]
-pub struct Start<B: EncoderOps> {
+pub struct Start<B: LayerOps> {
     adapter: AnyAdapter<Autodiff<B>>,
     /// The rank of each target.
     pub plan: RankPlan,
@@ -153,7 +153,7 @@ impl Prepared {
     ///
     /// # Errors
     /// Where the method does not fit the model.
-    pub fn start<B: EncoderOps + SvdOps>(&self, device: &B::Device) -> Result<Start<B>> {
+    pub fn start<B: LayerOps + SvdOps>(&self, device: &B::Device) -> Result<Start<B>> {
         if let Some(stored) = &self.init {
             let (adapter, plan) = (stored.build(device)?, stored.manifest.plan.clone());
             return Ok(Start { adapter, plan, head: stored.head.clone() });
@@ -171,7 +171,7 @@ impl Prepared {
     ///
     /// # Errors
     /// What loading, training or writing said.
-    pub fn execute<B: EncoderOps + SvdOps>(
+    pub fn execute<B: LayerOps + SvdOps>(
         &self,
         start: Start<B>,
         mode: Mode,
@@ -246,7 +246,7 @@ impl Prepared {
     }
 
     /// The PEFT export of a finished run.
-    fn write_peft<B: EncoderOps>(
+    fn write_peft<B: LayerOps>(
         &self,
         model: Encoder<B>,
         trained: Trained<B, AnyAdapter<B>, Head<B>>,
@@ -276,7 +276,7 @@ struct Watched<'a, W> {
     watcher: &'a mut W,
 }
 
-impl<B: EncoderOps, W: Journal<Classifier<B>>> Journal<Classifier<B>> for Watched<'_, W> {
+impl<B: LayerOps, W: Journal<Classifier<B>>> Journal<Classifier<B>> for Watched<'_, W> {
     fn step(&mut self, record: &StepRecord, total: usize) -> Result<()> {
         Journal::<Classifier<B>>::step(&mut self.journal, record, total)?;
         self.watcher.step(record, total)

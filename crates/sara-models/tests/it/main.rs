@@ -15,7 +15,6 @@ mod finetune;
 mod metrics;
 mod model;
 #[cfg(feature = "flex")]
-mod ops;
 mod optimizer;
 mod plot;
 mod run;

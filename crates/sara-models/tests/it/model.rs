@@ -8,7 +8,7 @@ use burn::tensor::{Tensor, TensorData};
 use sara_core::{AnyAdapter, MethodConfig, Pass, RankPlan, Seed};
 use sara_models::checkpoint::{Checkpoint, Loaded};
 use sara_models::encoder::Inputs;
-use sara_models::ops::EncoderOps;
+use sara_ops::LayerOps;
 
 mod config;
 mod heads;
@@ -90,17 +90,13 @@ pub(crate) fn golden_inputs<B: Backend>(
 }
 
 /// An adapter that adapts nothing.
-fn no_adapter<B: EncoderOps>(checkpoint: &Checkpoint, device: &B::Device) -> AnyAdapter<B> {
+fn no_adapter<B: LayerOps>(checkpoint: &Checkpoint, device: &B::Device) -> AnyAdapter<B> {
     let lora = MethodConfig::all().remove(0);
     lora.init(checkpoint.config.shape(), &RankPlan::default(), Seed(0), device).unwrap()
 }
 
 /// Hidden states and logits of the fixture's own batch.
-fn outputs<B: EncoderOps>(
-    checkpoint: &Checkpoint,
-    loaded: &Loaded<B>,
-    inputs: &Inputs<B>,
-) -> [TensorData; 2] {
+fn outputs<B: LayerOps>(checkpoint: &Checkpoint, loaded: &Loaded<B>, inputs: &Inputs<B>) -> [TensorData; 2] {
     let pass = Pass::evaluation();
     let adapter = no_adapter::<B>(checkpoint, &B::Device::default());
     let hidden: Tensor<B, 3> = loaded.model.forward(inputs, &adapter, &pass);

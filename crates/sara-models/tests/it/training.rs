@@ -14,7 +14,7 @@ use sara_core::methods::adalora::AdaloraConfig;
 use sara_core::methods::lora::LoraConfig;
 use sara_core::parameters::{Path, Tensors, collect, restore};
 use sara_core::{
-    Adapter, AnyAdapter, Delta, LinearOps, MethodConfig, Noise, Pass, Progress, RankPlan, Role, Seed, Seen,
+    Adapter, AnyAdapter, Delta, LayerOps, MethodConfig, Noise, Pass, Progress, RankPlan, Role, Seed, Seen,
     Site, Target, Targets, Trainable,
 };
 use sara_models::adapted::Adapted;
@@ -175,6 +175,9 @@ fn what_cannot_be_trained_on_is_an_error() {
     let mut mixed = good.clone();
     mixed.items[5].target = Gold::Value(0.5);
     assert_eq!(run(&mixed, None, default()), expected);
+    let mut beyond = good.clone();
+    beyond.items[2].target = Gold::Class(3);
+    assert!(run(&beyond, None, default()).starts_with("class 3 has no logit in a head of 3 labels"));
     let empty = Dataset { items: Vec::new(), ..good.clone() };
     assert_eq!(run(&empty, None, default()), "there are no examples; give at least one");
 
@@ -226,7 +229,7 @@ struct Recorder<B: Backend> {
     squares: BTreeMap<Site, Vec<f32>>,
 }
 
-impl<B: LinearOps> Adapter<B> for Recorder<B> {
+impl<B: LayerOps> Adapter<B> for Recorder<B> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, pass: &Pass<B>) -> Tensor<B, 3> {
         pass.record_sum(site, SQUARES, || pass.sum_over_tokens(x.clone().powi_scalar(2)));
         linear(base, x)

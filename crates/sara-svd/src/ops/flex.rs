@@ -12,7 +12,7 @@ use super::flat::{self, Rows};
 use super::{Engine, SvdOps};
 use crate::Error;
 use crate::host::blocks;
-use crate::strided::{Matrix, product};
+use sara_ops::strided::{Matrix, product};
 
 /// Rows from which a product is no longer flat, and the same of a transposed large matrix from which it is large.
 const FLAT: usize = 512;

@@ -1,17 +1,16 @@
 //! From the name of a device to a backend: the only place that lists the backends.
 
-use burn::tensor::backend::Backend;
-use sara_models::ops::EncoderOps;
 use sara_models::run::Device;
+use sara_ops::LayerOps;
+use sara_ops::threads::awake;
 use sara_svd::SvdOps;
-use sara_svd::threads::awake;
 
 use crate::console::Console;
 
 /// A backend that can do all that the commands need.
-pub(crate) trait Compute: Backend + EncoderOps + SvdOps {}
+pub(crate) trait Compute: LayerOps + SvdOps {}
 
-impl<B: Backend + EncoderOps + SvdOps> Compute for B {}
+impl<B: LayerOps + SvdOps> Compute for B {}
 
 /// What a command does once it has a backend.
 pub(crate) trait Job: Send {

@@ -3,7 +3,7 @@
 use sara_core::Seed;
 use sara_models::checkpoint::Checkpoint;
 use sara_models::encoder::Inputs;
-use sara_models::ops::EncoderOps;
+use sara_ops::LayerOps;
 use serde::Deserialize;
 
 use super::{FIXTURES, assert_close, changed, fixture, floats, golden_inputs, outputs, stored};
@@ -28,7 +28,7 @@ on_backends!(
     half_precision_files_are_read_exactly,
 );
 
-fn padded_batches_equal_transformers<B: EncoderOps>() {
+fn padded_batches_equal_transformers<B: LayerOps>() {
     for (name, n_labels) in FIXTURES {
         let device = B::Device::default();
         let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
@@ -75,7 +75,7 @@ struct Row {
     logits: Option<Vec<f32>>,
 }
 
-fn texts_and_pairs_equal_transformers<B: EncoderOps>() {
+fn texts_and_pairs_equal_transformers<B: LayerOps>() {
     for (name, n_labels) in FIXTURES {
         let device = B::Device::default();
         let texts = std::fs::read(fixture(name).join("texts.json")).unwrap();
@@ -95,7 +95,7 @@ fn texts_and_pairs_equal_transformers<B: EncoderOps>() {
     }
 }
 
-fn a_row_alone_equals_the_row_in_its_batch<B: EncoderOps>() {
+fn a_row_alone_equals_the_row_in_its_batch<B: LayerOps>() {
     for name in ["roberta-cls3", "bert-cls3"] {
         let device = B::Device::default();
         let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
@@ -112,7 +112,7 @@ fn a_row_alone_equals_the_row_in_its_batch<B: EncoderOps>() {
     }
 }
 
-fn half_precision_files_are_read_exactly<B: EncoderOps>() {
+fn half_precision_files_are_read_exactly<B: LayerOps>() {
     let device = B::Device::default();
     let rounded = |value: f32| half::f16::from_f32(value);
     let in_f16 = changed("roberta-cls3", |tensors| {

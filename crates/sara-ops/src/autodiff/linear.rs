@@ -1,32 +1,32 @@
-//! The linear layer and the sum, each as one node of burn's graph, which keeps no more than the gradients that are
-//! wanted need.
+//! The nodes of the linear layer and the sum.
 
 use std::sync::Arc;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn_autodiff::Autodiff;
-use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::grads::Gradients;
-use burn_autodiff::ops::{Backward, Ops, OpsKind};
+use burn_autodiff::ops::{Backward, Ops};
 
-use super::{LinearOps, primitive, rows};
+use crate::linear::rows;
+use crate::{LayerOps, primitive};
 
 /// A tensor of the graph, whose type burn does not name.
 type Tracked<B> = FloatTensor<Autodiff<B>>;
 
 /// Parents: input and weight, and with `N` = 3 the bias.
 #[derive(Debug)]
-struct Linear;
+pub(super) struct Linear;
 
 /// What the gradient of the input needs, and that of the weight, where they are wanted.
 #[derive(Debug, Clone)]
-struct Kept<B: Backend> {
-    weight: Option<FloatTensor<B>>,
-    x: Option<FloatTensor<B>>,
+pub(super) struct Kept<B: Backend> {
+    pub(super) weight: Option<FloatTensor<B>>,
+    pub(super) x: Option<FloatTensor<B>>,
 }
 
-impl<B: LinearOps, const N: usize> Backward<B, N> for Linear {
+impl<B: LayerOps, const N: usize> Backward<B, N> for Linear {
     type State = Kept<B>;
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
@@ -55,7 +55,7 @@ impl<B: LinearOps, const N: usize> Backward<B, N> for Linear {
 
 /// Parents: both terms.
 #[derive(Debug)]
-struct Add;
+pub(super) struct Add;
 
 impl<B: Backend> Backward<B, 2> for Add {
     type State = ();
@@ -65,43 +65,5 @@ impl<B: Backend> Backward<B, 2> for Add {
         for parent in ops.parents.into_iter().flatten() {
             grads.register::<B>(parent.id, grad.clone());
         }
-    }
-}
-
-impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
-    const BIT_FOR_BIT: bool = B::BIT_FOR_BIT;
-
-    fn fused_linear(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: Option<FloatTensor<Self>>,
-    ) -> FloatTensor<Self> {
-        let kept = Kept::<B> {
-            weight: x.is_tracked().then(|| weight.primitive.clone()),
-            x: weight.is_tracked().then(|| x.primitive.clone()),
-        };
-        let [x_node, weight_node] = [x.node.clone(), weight.node.clone()];
-        if let Some(bias) = bias {
-            let op = Linear.prepare::<C>([x_node, weight_node, bias.node.clone()]).compute_bound().stateful();
-            return finish(op, kept, B::fused_linear(x.primitive, weight.primitive, Some(bias.primitive)));
-        }
-        let op = Linear.prepare::<C>([x_node, weight_node]).compute_bound().stateful();
-        finish(op, kept, B::fused_linear(x.primitive, weight.primitive, None))
-    }
-
-    fn fused_add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        let op = Add.prepare::<C>([a.node.clone(), b.node.clone()]).compute_bound().stateful();
-        finish(op, (), B::fused_add(a.primitive, b.primitive))
-    }
-}
-
-fn finish<B: LinearOps, C: CheckpointStrategy, O: Backward<B, N>, const N: usize>(
-    op: OpsKind<O, B, O::State, C, N>,
-    kept: O::State,
-    y: FloatTensor<B>,
-) -> FloatTensor<Autodiff<B, C>> {
-    match op {
-        OpsKind::Tracked(prep) => prep.finish(kept, y),
-        OpsKind::UnTracked(prep) => prep.finish(y),
     }
 }

@@ -3,11 +3,8 @@
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use burn_fusion::{Fusion, FusionBackend};
 
-use super::EncoderOps;
+use crate::LayerOps;
 
-impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> EncoderOps
-    for CubeBackend<R, F, I, BT>
-{
-}
+impl<R: CubeRuntime, F: FloatElement, I: IntElement, BT: BoolElement> LayerOps for CubeBackend<R, F, I, BT> {}
 
-impl<B: FusionBackend> EncoderOps for Fusion<B> {}
+impl<B: FusionBackend> LayerOps for Fusion<B> {}

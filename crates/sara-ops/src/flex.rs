@@ -1,25 +1,45 @@
-//! The encoder's operations fused on flex: one pass over the data, vectorised, several threads.
+//! The operations fused on flex: one pass over the data, vectorised, several threads.
 //!
 //! Only f32 is fused, other element types take burn's own operations. The work is cut at fixed places and
 //! summed in a fixed order, so a result never depends on the threads.
 
 mod attention;
 mod kernels;
+mod linear;
 
 use std::mem::MaybeUninit;
 
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
 use rayon::prelude::*;
-use sara_core::buffer::filled;
 
 use self::attention::Attention;
-use super::{AttentionInputs, EncoderOps, stock};
+use crate::block::stock;
+use crate::buffer::filled;
+use crate::{AttentionInputs, LayerOps};
 
 /// Elements of one piece of work, 64 KiB: it stays in the second-level cache.
 const CHUNK: usize = 16 * 1024;
 
-impl EncoderOps for Flex {
+impl LayerOps for Flex {
+    const BIT_FOR_BIT: bool = true;
+
+    fn fused_linear(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
+        linear::forward(x, weight, bias)
+    }
+
+    fn fused_linear_backward(weight: FlexTensor, grad: FlexTensor, known: Option<FlexTensor>) -> FlexTensor {
+        linear::backward(weight, grad, known)
+    }
+
+    fn fused_linear_weight_backward(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
+        linear::weight_backward(x, grad)
+    }
+
+    fn fused_add(a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        linear::sum(a, b)
+    }
+
     fn fused_gelu(x: FlexTensor) -> FlexTensor {
         if !fuses([&x]) {
             return stock::gelu::<Self>(x);

@@ -11,14 +11,15 @@ use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Bool, Tensor};
 
-use super::{AttentionInputs, primitive, tensor};
+use super::AttentionInputs;
+use crate::{primitive, tensor};
 
-pub(super) fn gelu<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+pub(crate) fn gelu<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let x = tensor::<B, 3>(x);
     primitive(x.clone() * normal_cdf(x))
 }
 
-pub(super) fn gelu_backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
+pub(crate) fn gelu_backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
     let (x, grad) = (tensor::<B, 3>(x), tensor::<B, 3>(grad));
     let density = (x.clone().square() * -0.5).exp() / (2.0 * PI).sqrt();
     primitive(grad * (normal_cdf(x.clone()) + x * density))
@@ -28,7 +29,7 @@ fn normal_cdf<B: Backend>(x: Tensor<B, 3>) -> Tensor<B, 3> {
     ((x * FRAC_1_SQRT_2).erf() + 1.0) * 0.5
 }
 
-pub(super) fn layer_norm<B: Backend>(
+pub(crate) fn layer_norm<B: Backend>(
     x: FloatTensor<B>,
     gamma: FloatTensor<B>,
     beta: FloatTensor<B>,
@@ -39,7 +40,7 @@ pub(super) fn layer_norm<B: Backend>(
     primitive(normal * gamma.unsqueeze() + beta.unsqueeze())
 }
 
-pub(super) fn layer_norm_backward<B: Backend>(
+pub(crate) fn layer_norm_backward<B: Backend>(
     x: FloatTensor<B>,
     gamma: FloatTensor<B>,
     epsilon: f64,
@@ -51,7 +52,7 @@ pub(super) fn layer_norm_backward<B: Backend>(
     primitive((grad.clone() - grad.mean_dim(2) - normal * along) / deviation)
 }
 
-pub(super) fn layer_norm_gamma_backward<B: Backend>(
+pub(crate) fn layer_norm_gamma_backward<B: Backend>(
     x: FloatTensor<B>,
     epsilon: f64,
     grad: FloatTensor<B>,
@@ -61,7 +62,7 @@ pub(super) fn layer_norm_gamma_backward<B: Backend>(
 }
 
 /// Sum over batch and sequence, `[batch, seq, d]` -> `[d]`.
-pub(super) fn sum_rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+pub(crate) fn sum_rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let x = tensor::<B, 3>(x);
     let [batch, seq, d] = x.dims();
     primitive(x.reshape([batch * seq, d]).sum_dim(0).reshape([d]))
@@ -75,13 +76,13 @@ fn standardize<B: Backend>(x: FloatTensor<B>, epsilon: f64) -> (Tensor<B, 3>, Te
     (centered / deviation.clone(), deviation)
 }
 
-pub(super) fn attention<B: Backend>(inputs: AttentionInputs<B>) -> FloatTensor<B> {
+pub(crate) fn attention<B: Backend>(inputs: AttentionInputs<B>) -> FloatTensor<B> {
     let n_heads = inputs.n_heads;
     let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(|x| split(tensor::<B, 3>(x), n_heads));
     primitive(join(probabilities(q, k, inputs.mask.map(Tensor::from_primitive)).matmul(v)))
 }
 
-pub(super) fn attention_with_dropout<B: Backend>(
+pub(crate) fn attention_with_dropout<B: Backend>(
     q: Tensor<B, 3>,
     k: Tensor<B, 3>,
     v: Tensor<B, 3>,
@@ -94,7 +95,7 @@ pub(super) fn attention_with_dropout<B: Backend>(
     join(dropout.forward(probabilities(q, k, mask)).matmul(v))
 }
 
-pub(super) fn attention_backward<B: Backend>(
+pub(crate) fn attention_backward<B: Backend>(
     inputs: AttentionInputs<B>,
     grad: FloatTensor<B>,
     wanted: [bool; 3],

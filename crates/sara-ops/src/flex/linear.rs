@@ -7,13 +7,14 @@
 //! Only f32 goes this way. A value never depends on the piece that it is in, hence not on the threads.
 
 use burn::tensor::ops::FloatTensorOps;
-use burn::tensor::{Bytes, DType, Shape};
-use burn_flex::{Flex, FlexTensor, Layout};
+use burn::tensor::{DType, Shape};
+use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
-use sara_svd::strided::{self, Matrix, MatrixMut};
 
-use super::{LinearOps, ending_in, stock_linear, stock_linear_backward, stock_linear_weight_backward};
+use super::{contiguous, tensor};
 use crate::buffer::transpose;
+use crate::linear::{ending_in, stock_linear, stock_linear_backward, stock_linear_weight_backward};
+use crate::strided::{self, Matrix, MatrixMut};
 
 /// Rows that are worth a thread of their own.
 const ROWS: usize = 128;
@@ -26,57 +27,47 @@ const NARROW: usize = 2;
 /// Elements of a sum that one thread adds at a time, 64 KiB.
 const CHUNK: usize = 16 * 1024;
 
-impl LinearOps for Flex {
-    const BIT_FOR_BIT: bool = true;
-
-    fn fused_linear(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
-        let fuses = [Some(&x), Some(&weight), bias.as_ref()].into_iter().flatten().all(fuses);
-        if !fuses {
-            return stock_linear::<Self>(x, weight, bias);
-        }
-        let shape = x.layout().shape().clone();
-        let bias = bias.map(contiguous);
-        let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
-        let onto = bias.map_or(Onto::Nothing, Onto::Bias);
-        product(matrix(&contiguous(x)), matrix(&contiguous(weight)), onto, shape)
+pub(super) fn forward(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
+    let fuses = [Some(&x), Some(&weight), bias.as_ref()].into_iter().flatten().all(fuses);
+    if !fuses {
+        return stock_linear::<Flex>(x, weight, bias);
     }
+    let shape = x.layout().shape().clone();
+    let bias = bias.map(contiguous);
+    let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
+    let onto = bias.map_or(Onto::Nothing, Onto::Bias);
+    product(matrix(&contiguous(x)), matrix(&contiguous(weight)), onto, shape)
+}
 
-    fn fused_linear_backward(weight: FlexTensor, grad: FlexTensor, known: Option<FlexTensor>) -> FlexTensor {
-        let fuses = [Some(&weight), Some(&grad), known.as_ref()].into_iter().flatten().all(fuses);
-        if !fuses {
-            return stock_linear_backward::<Self>(weight, grad, known);
-        }
-        let shape = grad.layout().shape().clone();
-        let (weight, grad) = (contiguous(weight), contiguous(grad));
-        let (weight, grad) = (matrix(&weight), matrix(&grad));
-        product(grad, weight.transposed(), known.map_or(Onto::Nothing, Onto::Tensor), shape)
+pub(super) fn backward(weight: FlexTensor, grad: FlexTensor, known: Option<FlexTensor>) -> FlexTensor {
+    let fuses = [Some(&weight), Some(&grad), known.as_ref()].into_iter().flatten().all(fuses);
+    if !fuses {
+        return stock_linear_backward::<Flex>(weight, grad, known);
     }
+    let shape = grad.layout().shape().clone();
+    let (weight, grad) = (contiguous(weight), contiguous(grad));
+    let (weight, grad) = (matrix(&weight), matrix(&grad));
+    product(grad, weight.transposed(), known.map_or(Onto::Nothing, Onto::Tensor), shape)
+}
 
-    fn fused_linear_weight_backward(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
-        if !(fuses(&x) && fuses(&grad)) {
-            return stock_linear_weight_backward::<Self>(x, grad);
-        }
-        let (x, grad) = (contiguous(x), contiguous(grad));
-        weight_gradient(matrix(&x), matrix(&grad))
+pub(super) fn weight_backward(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
+    if !(fuses(&x) && fuses(&grad)) {
+        return stock_linear_weight_backward::<Flex>(x, grad);
     }
+    let (x, grad) = (contiguous(x), contiguous(grad));
+    weight_gradient(matrix(&x), matrix(&grad))
+}
 
-    fn fused_add(a: FlexTensor, b: FlexTensor) -> FlexTensor {
-        if !(fuses(&a) && fuses(&b)) {
-            return Self::float_add(a, b);
-        }
-        let (sum, term) = if a.is_unique() { (a, b) } else { (b, a) };
-        add(contiguous(sum), &contiguous(term))
+pub(super) fn sum(a: FlexTensor, b: FlexTensor) -> FlexTensor {
+    if !(fuses(&a) && fuses(&b)) {
+        return Flex::float_add(a, b);
     }
+    let (sum, term) = if a.is_unique() { (a, b) } else { (b, a) };
+    add(contiguous(sum), &contiguous(term))
 }
 
 fn fuses(x: &FlexTensor) -> bool {
     x.dtype() == DType::F32 && x.layout().num_elements() > 0
-}
-
-/// `x` in a buffer of its own length and order; without a copy where it is so already.
-#[expect(clippy::needless_pass_by_value, reason = "`x` is done with")]
-fn contiguous(x: FlexTensor) -> FlexTensor {
-    x.to_contiguous()
 }
 
 /// A contiguous tensor `[.., columns]` as a matrix.
@@ -172,8 +163,4 @@ fn by_rows(tall: Matrix<'_>, wide: Matrix<'_>) -> Vec<f32> {
         },
     );
     product
-}
-
-fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
 }

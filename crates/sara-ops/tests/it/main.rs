@@ -8,7 +8,7 @@ use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use sara_models::ops::{self, EncoderOps};
+use sara_ops::{self as ops, LayerOps};
 
 /// f32, of the largest value: the rational erf and sums of some hundred terms are each right to 5e-7.
 const F32_TOLERANCE: f64 = 1.2e-6;
@@ -103,7 +103,7 @@ impl Case {
     }
 
     /// The operation under test.
-    fn fused<B: EncoderOps>(&self, x: &[Tensor<B, 1>]) -> Tensor<B, 3> {
+    fn fused<B: LayerOps>(&self, x: &[Tensor<B, 1>]) -> Tensor<B, 3> {
         let cube = |i: usize| self.cube(&x[i]);
         match self.op {
             Op::Gelu => ops::gelu(cube(0)),
@@ -111,14 +111,11 @@ impl Case {
             Op::Attention { n_heads, .. } => {
                 ops::attention(cube(0), cube(1), cube(2), n_heads, self.mask(), 0.0)
             }
-            Op::Linear { d_out, .. } => {
-                sara_core::ops::linear(cube(0), self.weight(&x[1], d_out), x.get(2).cloned())
-            }
+            Op::Linear { d_out, .. } => ops::linear(cube(0), self.weight(&x[1], d_out), x.get(2).cloned()),
             Op::Fork { d_out } => {
                 let x0 = cube(0);
-                let [a, b] =
-                    [1, 2].map(|i| sara_core::ops::linear(x0.clone(), self.weight(&x[i], d_out), None));
-                sara_core::ops::add(a, b)
+                let [a, b] = [1, 2].map(|i| ops::linear(x0.clone(), self.weight(&x[i], d_out), None));
+                ops::add(a, b)
             }
         }
     }

@@ -8,10 +8,10 @@ use std::mem::MaybeUninit;
 
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
-use sara_svd::strided::{Matrix, MatrixMut, Unwritten};
 
-use super::super::AttentionInputs;
 use super::{contiguous, kernels};
+use crate::AttentionInputs;
+use crate::strided::{Matrix, MatrixMut, Unwritten};
 
 /// Queries of one block: with some hundred keys its scores stay in the second-level cache.
 const QUERIES: usize = 128;

@@ -1,0 +1,86 @@
+//! Every operation as one node of burn's graph, with the inner backend's own gradients, which keeps no more than the
+//! gradients that are wanted need.
+
+mod block;
+mod linear;
+
+use burn::tensor::ops::FloatTensor;
+use burn_autodiff::Autodiff;
+use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn_autodiff::ops::{Backward, OpsKind};
+
+use self::block::{Attention, Gelu, LayerNorm};
+use self::linear::{Add, Kept, Linear};
+use crate::{AttentionInputs, LayerOps};
+
+impl<B: LayerOps, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
+    const BIT_FOR_BIT: bool = B::BIT_FOR_BIT;
+
+    fn fused_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        let kept = Kept::<B> {
+            weight: x.is_tracked().then(|| weight.primitive.clone()),
+            x: weight.is_tracked().then(|| x.primitive.clone()),
+        };
+        let [x_node, weight_node] = [x.node.clone(), weight.node.clone()];
+        if let Some(bias) = bias {
+            let op = Linear.prepare::<C>([x_node, weight_node, bias.node.clone()]).compute_bound().stateful();
+            return finish(op, kept, B::fused_linear(x.primitive, weight.primitive, Some(bias.primitive)));
+        }
+        let op = Linear.prepare::<C>([x_node, weight_node]).compute_bound().stateful();
+        finish(op, kept, B::fused_linear(x.primitive, weight.primitive, None))
+    }
+
+    fn fused_add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        let op = Add.prepare::<C>([a.node.clone(), b.node.clone()]).compute_bound().stateful();
+        finish(op, (), B::fused_add(a.primitive, b.primitive))
+    }
+
+    fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match Gelu.prepare::<C>([x.node.clone()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(x.primitive.clone(), B::fused_gelu(x.primitive)),
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_gelu(x.primitive)),
+        }
+    }
+
+    fn fused_layer_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node.clone(), gamma.node.clone(), beta.node.clone()];
+        let (x, gamma, beta) = (x.primitive, gamma.primitive, beta.primitive);
+        match LayerNorm.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let state = (x.clone(), gamma.clone(), epsilon);
+                prep.finish(state, B::fused_layer_norm(x, gamma, beta, epsilon))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_layer_norm(x, gamma, beta, epsilon)),
+        }
+    }
+
+    fn fused_attention(inputs: AttentionInputs<Self>) -> FloatTensor<Self> {
+        let AttentionInputs { q, k, v, mask, n_heads } = inputs;
+        let nodes = [q.node.clone(), k.node.clone(), v.node.clone()];
+        let inputs = AttentionInputs::<B> { q: q.primitive, k: k.primitive, v: v.primitive, mask, n_heads };
+        match Attention.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(inputs.clone(), B::fused_attention(inputs)),
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_attention(inputs)),
+        }
+    }
+}
+
+fn finish<B: LayerOps, C: CheckpointStrategy, O: Backward<B, N>, const N: usize>(
+    op: OpsKind<O, B, O::State, C, N>,
+    kept: O::State,
+    y: FloatTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    match op {
+        OpsKind::Tracked(prep) => prep.finish(kept, y),
+        OpsKind::UnTracked(prep) => prep.finish(y),
+    }
+}

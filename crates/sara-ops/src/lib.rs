@@ -1,0 +1,143 @@
+//! The layers of a transformer as an extension of burn's backends, and what computes them on the CPU.
+//!
+//! [`LayerOps`] has burn's own operations as default bodies, so a backend joins with an empty `impl`. Flex overrides them
+//! (`flex.rs`) with loops that are fused, vectorised and shared by the threads; `Autodiff` records each as one node of
+//! the graph (`autodiff.rs`), which keeps no more than the gradients that are wanted need. The free functions of
+//! [`linear`](mod@linear) and [`block`] are the interface.
+//!
+//! [`strided`] is the product of matrices inside larger buffers, [`buffer`] makes new buffers, and
+//! [`threads`] keeps the threads awake between two pieces of work.
+
+mod autodiff;
+pub mod block;
+pub mod buffer;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
+#[cfg(feature = "flex")]
+mod flex;
+pub mod linear;
+#[cfg(feature = "flex")]
+pub mod strided;
+pub mod threads;
+
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::ops::FloatTensor;
+use burn::tensor::{Tensor, TensorPrimitive};
+
+pub use block::{AttentionInputs, attention, gelu, layer_norm};
+pub use linear::{add, linear};
+
+/// Backend extension: layers and their gradients, by default burn's own operations.
+///
+/// The free functions are the interface; the methods here are what a backend may override. Gradients are methods of
+/// their own, because a parent that is not trained needs none.
+pub trait LayerOps: Backend {
+    /// Whether this backend takes every sum in a fixed order, burn's own operations included: then the same seed gives
+    /// the same bits.
+    const BIT_FOR_BIT: bool = false;
+
+    /// See [`linear`].
+    fn fused_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        linear::stock_linear::<Self>(x, weight, bias)
+    }
+
+    /// Gradient of [`linear`] by its input, `grad weightᵀ`, added to what is known of it.
+    fn fused_linear_backward(
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        known: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        linear::stock_linear_backward::<Self>(weight, grad, known)
+    }
+
+    /// Gradient of [`linear`] by its weight: `xᵀ grad`.
+    fn fused_linear_weight_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        linear::stock_linear_weight_backward::<Self>(x, grad)
+    }
+
+    /// See [`add`].
+    fn fused_add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_add(a, b)
+    }
+
+    /// See [`gelu`].
+    fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        block::stock::gelu::<Self>(x)
+    }
+
+    /// Gradient of [`gelu`] by its input.
+    fn fused_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        block::stock::gelu_backward::<Self>(x, grad)
+    }
+
+    /// See [`layer_norm`].
+    fn fused_layer_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        block::stock::layer_norm::<Self>(x, gamma, beta, epsilon)
+    }
+
+    /// Gradient of [`layer_norm`] by its input.
+    fn fused_layer_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        block::stock::layer_norm_backward::<Self>(x, gamma, epsilon, grad)
+    }
+
+    /// Gradient of [`layer_norm`] by `gamma`. That by `beta` is the sum of `grad` over batch and sequence.
+    fn fused_layer_norm_gamma_backward(
+        x: FloatTensor<Self>,
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        block::stock::layer_norm_gamma_backward::<Self>(x, epsilon, grad)
+    }
+
+    /// See [`attention`].
+    fn fused_attention(inputs: AttentionInputs<Self>) -> FloatTensor<Self> {
+        block::stock::attention::<Self>(inputs)
+    }
+
+    /// Gradients of [`attention`] by query, key and value, each where `wanted` in that order.
+    fn fused_attention_backward(
+        inputs: AttentionInputs<Self>,
+        grad: FloatTensor<Self>,
+        wanted: [bool; 3],
+    ) -> [Option<FloatTensor<Self>>; 3] {
+        block::stock::attention_backward::<Self>(inputs, grad, wanted)
+    }
+}
+
+/// A backend on which adapters train: it and its inner backend have [`LayerOps`].
+pub trait TrainOps: AutodiffBackend<InnerBackend: LayerOps> + LayerOps {}
+
+impl<B: AutodiffBackend<InnerBackend: LayerOps> + LayerOps> TrainOps for B {}
+
+#[cfg(feature = "ndarray")]
+impl<E, I, Q> LayerOps for burn_ndarray::NdArray<E, I, Q>
+where
+    Self: Backend,
+    burn_ndarray::NdArrayTensor: From<burn_ndarray::SharedArray<E>> + From<burn_ndarray::SharedArray<I>>,
+{
+    const BIT_FOR_BIT: bool = true;
+}
+
+/// A tensor of a backend's own, of rank `D`.
+pub fn tensor<B: Backend, const D: usize>(x: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(x))
+}
+
+/// The backend's own of a tensor.
+pub fn primitive<B: Backend, const D: usize>(x: Tensor<B, D>) -> FloatTensor<B> {
+    x.into_primitive().tensor()
+}
