@@ -36,6 +36,11 @@ pub(crate) fn validate(root: &Path) -> Result<()> {
     lints.args(every_backend).args(["--", "-D", "warnings"]);
     steps.command("lints, with every backend", lints);
 
+    // The library alone, as another program has it.
+    let mut library = cargo(root, ["check", "--release", "--locked", "--lib", "-p", "sara-models"]);
+    library.args(["--no-default-features", "--features", "flex"]);
+    steps.command("the library without the command", library);
+
     let mut doc = cargo(root, ["doc", "--release", "--no-deps"]);
     doc.args(every_backend).env("RUSTDOCFLAGS", "-D warnings");
     steps.command("documentation", doc);

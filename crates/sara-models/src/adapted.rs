@@ -11,11 +11,13 @@ use sara_core::{AnyAdapter, Backbone, LayerOps, Seed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::checkpoint::{Checkpoint, Loaded};
+use crate::architecture::Architecture;
+use crate::checkpoint::Checkpoint;
 use crate::classify::{Classes, Dataset, Labels};
 use crate::data::{Task, read};
 use crate::encoder::Encoder;
-use crate::encoder::config::Family;
+use crate::encoder::Loaded;
+use crate::encoder::config::EncoderFamily;
 use crate::encoder::head::{self, Head};
 use crate::error::{Error, Result};
 use crate::run;
@@ -105,7 +107,7 @@ impl<B: LayerOps> Adapted<B> {
     /// # Errors
     /// [`Error::NoHead`] if neither has a head for the task, or what reading said.
     pub fn open(model: &Path, adapter: Option<&Path>, device: &B::Device) -> Result<Self> {
-        let checkpoint = Checkpoint::open(model)?;
+        let checkpoint = <Checkpoint>::open(model)?;
         let (stored, mut notes) = match adapter {
             Some(dir) => read_adapter(dir, &checkpoint).map(|(stored, notes)| (Some(stored), notes))?,
             None => (None, Vec::new()),
@@ -158,7 +160,7 @@ impl<B: LayerOps> Adapted<B> {
 }
 
 /// The answer of a head whose classes nobody named: as many as its last layer has outputs.
-fn numbered(stored: &StoredAdapter, family: Family) -> Result<Answer> {
+fn numbered(stored: &StoredAdapter, family: EncoderFamily) -> Result<Answer> {
     let name = format!("{}.weight", head::paths(family)[1]);
     let labels = stored.head.get(&name).and_then(|weight| weight.shape.first().copied());
     match labels {

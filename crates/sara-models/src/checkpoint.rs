@@ -1,120 +1,124 @@
-//! A Hugging Face checkpoint of RoBERTa or BERT: opened, looked into, loaded, and written again with other weights.
+//! A Hugging Face checkpoint of any family: opened, looked into, loaded strictly, and written again with other weights.
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use sara_core::{Seed, Target, WeightSource};
+use sara_core::{Target, WeightSource};
 
-use crate::checkpoint::weights::{Weights, to_f32_transposed};
-use crate::encoder::Encoder;
+use self::loader::Loader;
+use self::weights::{Weights, to_f32_transposed};
+use crate::architecture::{Architecture, Family, describe};
 use crate::encoder::config::EncoderConfig;
-use crate::encoder::head::Head;
 use crate::error::Error;
 
+pub mod loader;
 mod save;
 pub mod weights;
 
+pub use save::SavedHead;
+
 /// The directory of a checkpoint, with its weights mapped and not yet read.
 #[derive(Debug)]
-pub struct Checkpoint {
+pub struct Checkpoint<A = EncoderConfig> {
     /// The directory.
     pub dir: PathBuf,
     /// Its `config.json`.
-    pub config: EncoderConfig,
-    pub(crate) weights: Weights,
-    /// What stands before the encoder's names: `roberta.`, `bert.`, or nothing in the checkpoint of a bare encoder.
-    pub(crate) prefix: String,
+    pub config: A,
+    weights: Weights,
+    names: Names,
 }
 
-/// A model with its head, in f32.
-#[derive(Debug)]
-pub struct Loaded<B: Backend> {
-    /// The backbone, frozen.
-    pub model: Encoder<B>,
-    /// The head, trained.
-    pub head: Head<B>,
-    /// What was not in the checkpoint and had to be drawn, one line each.
-    pub notes: Vec<String>,
+/// How a checkpoint's files name the tensors of a model with a head.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    /// The first component of every path in the model, with a dot.
+    full: String,
+    /// The same in the files: nothing, where they are of a bare model.
+    prefix: String,
 }
 
-impl Checkpoint {
-    /// Opens a directory with `config.json` and safetensors files.
-    ///
-    /// # Errors
-    /// [`Error::Core`] where a file is missing, damaged, or of another architecture.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        let config = EncoderConfig::read(dir)?;
-        let weights = Weights::open(dir)?;
-        let prefix = format!("{}.", config.family.name());
-        let prefixed = weights.names().any(|name| name.starts_with(&prefix));
-        let prefix = if prefixed { prefix } else { String::new() };
-        Ok(Self { dir: dir.to_owned(), config, weights, prefix })
+impl Names {
+    fn of(weights: &Weights, family: &str) -> Self {
+        let full = format!("{family}.");
+        let prefixed = weights.names().any(|name| name.starts_with(&full));
+        Self { prefix: if prefixed { full.clone() } else { String::new() }, full }
     }
 
-    /// The path of a linear layer in this checkpoint's own files, without `.weight`.
-    pub fn path_of(&self, target: &Target) -> String {
-        self.in_file(&target.name)
-    }
-
-    /// The pretrained weights of linear layers, one at a time, for methods whose ranks come from them.
-    pub fn weight_source<B: Backend>(&self, device: &B::Device) -> impl WeightSource<B> {
-        WeightReader::<B> { checkpoint: self, device: device.clone() }
-    }
-
-    /// True if the checkpoint has a classification head.
-    pub fn has_head(&self) -> bool {
-        self.weights.names().any(|name| name.starts_with(HEAD))
-    }
-
-    /// Loads the backbone, and the checkpoint's head; a checkpoint without one gets a new one.
-    ///
-    /// What is new is a function of the seed.
-    ///
-    /// # Errors
-    /// [`Error::Core`] that lists everything missing, unknown, misshapen or not finite; so is a head for another number
-    /// of labels, which [`Self::load_with_new_head`] replaces.
-    pub fn load<B: Backend>(
-        &self,
-        n_labels: usize,
-        seed: Seed,
-        device: &B::Device,
-    ) -> Result<Loaded<B>, Error> {
-        self.load_parts(n_labels, self.has_head(), seed, device)
-    }
-
-    /// Loads the backbone alone and draws a new head, whatever head the checkpoint has.
-    ///
-    /// # Errors
-    /// As [`Self::load`], except for what concerns the checkpoint's head.
-    pub fn load_with_new_head<B: Backend>(
-        &self,
-        n_labels: usize,
-        seed: Seed,
-        device: &B::Device,
-    ) -> Result<Loaded<B>, Error> {
-        self.load_parts(n_labels, false, seed, device)
-    }
-
-    /// A name of the model with a head, as this checkpoint's files have it.
-    pub(crate) fn in_file(&self, name: &str) -> String {
-        match name.strip_prefix(self.config.family.name()).and_then(|rest| rest.strip_prefix('.')) {
+    /// A name of the model with a head, as the files have it.
+    fn in_file(&self, name: &str) -> String {
+        match name.strip_prefix(&self.full) {
             Some(rest) => format!("{}{rest}", self.prefix),
             None => name.to_owned(),
         }
     }
+
+    /// A name of the files, as a model with a head has it.
+    fn completed(&self, name: &str) -> String {
+        if self.prefix.is_empty() { format!("{}{name}", self.full) } else { name.to_owned() }
+    }
 }
 
-/// What the names of a head's tensors begin with.
-pub(crate) const HEAD: &str = "classifier.";
+impl<A: Family> Checkpoint<A> {
+    /// Opens a directory with `config.json` and safetensors files.
+    ///
+    /// # Errors
+    /// [`Error::Core`] where a file is missing, damaged, or of another family.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::with_config(dir, A::read(dir)?)
+    }
+}
+
+impl Checkpoint<Box<dyn Architecture>> {
+    /// Opens a directory of whichever family, for what needs no model.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_any(dir: &Path) -> Result<Self, Error> {
+        Self::with_config(dir, describe(dir)?)
+    }
+}
+
+impl<A: Architecture> Checkpoint<A> {
+    fn with_config(dir: &Path, config: A) -> Result<Self, Error> {
+        let weights = Weights::open(dir)?;
+        let names = Names::of(&weights, config.name());
+        Ok(Self { dir: dir.to_owned(), config, weights, names })
+    }
+
+    /// The path of a linear layer in this checkpoint's own files, without `.weight`.
+    pub fn path_of(&self, target: &Target) -> String {
+        self.names.in_file(&target.name)
+    }
+
+    /// The pretrained weights of linear layers, one at a time, for methods that start from them.
+    pub fn weight_source<B: Backend>(&self, device: &B::Device) -> impl WeightSource<B> {
+        WeightReader::<A, B> { checkpoint: self, device: device.clone() }
+    }
+
+    /// A loader of this checkpoint's tensors, under the names of a model with a head.
+    pub(crate) fn loader<'a, B: Backend>(&'a self, device: &'a B::Device) -> Loader<'a, B> {
+        Loader::new(&self.weights, self.names.clone(), device)
+    }
+
+    /// Whether there is a tensor whose name begins so.
+    pub(crate) fn has_names(&self, start: &str) -> bool {
+        self.weights.names().any(|name| name.starts_with(start))
+    }
+
+    /// Whether the tensor `name` of the files is left out without a word.
+    pub(crate) fn leaves_out(&self, name: &str) -> bool {
+        self.config.leaves_out(name, name.strip_prefix(&self.names.prefix))
+    }
+}
 
 /// Reads the weights of one checkpoint.
-struct WeightReader<'a, B: Backend> {
-    checkpoint: &'a Checkpoint,
+struct WeightReader<'a, A, B: Backend> {
+    checkpoint: &'a Checkpoint<A>,
     device: B::Device,
 }
 
-impl<B: Backend> WeightSource<B> for WeightReader<'_, B> {
+impl<A: Architecture, B: Backend> WeightSource<B> for WeightReader<'_, A, B> {
     fn weight(&mut self, target: &Target) -> sara_core::Result<Tensor<B, 2>> {
         let name = format!("{}.weight", self.checkpoint.path_of(target));
         let (in_file, shape) = ([target.d_out, target.d_in], [target.d_in, target.d_out]);

@@ -10,7 +10,8 @@ use sara_core::parameters::Tensors;
 use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
 use sara_ops::add;
 
-use crate::checkpoint::weights::weight_to_file;
+use crate::architecture::Architecture;
+use crate::checkpoint::weights::in_file_order;
 use crate::encoder::config::{Dropouts, EncoderConfig};
 use sara_ops::{LayerOps, attention, gelu, layer_norm};
 
@@ -18,7 +19,9 @@ pub mod config;
 pub mod head;
 mod inputs;
 mod load;
+
 pub use inputs::{Inputs, check_tokens};
+pub use load::Loaded;
 
 /// The linear layers of a block, in the order of all lists.
 const ROLES: [Role; 6] = [Role::Query, Role::Key, Role::Value, Role::Output, Role::Up, Role::Down];
@@ -109,7 +112,7 @@ impl<B: Backend> Encoder<B> {
         }
         for (target, (_, linear)) in self.config.linears().iter().zip(self.linears()) {
             let path = target.name.split_once('.').map_or(target.name.as_str(), |(_, path)| path);
-            tensors.insert(format!("{path}.weight"), weight_to_file(&linear.weight.val().into_data()));
+            tensors.insert(format!("{path}.weight"), in_file_order(&linear.weight.val().into_data()));
             if let Some(bias) = &linear.bias {
                 tensors.insert(format!("{path}.bias"), bias.val().into_data());
             }

@@ -17,14 +17,15 @@
 //! use sara_models::classify::{Classes, Dataset, Labels};
 //! use sara_models::data::{self, Task};
 //! use sara_models::classify::evaluate::evaluate;
-//! use sara_models::checkpoint::{Checkpoint, Loaded};
+//! use sara_models::checkpoint::Checkpoint;
+//! use sara_models::encoder::Loaded;
 //! use sara_models::tokenizer::Tokenizer;
 //! use sara_models::classify::classify;
 //! use sara_models::train::{Options, Trained};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let (dir, device) = (Path::new("roberta-base"), FlexDevice);
-//! let (checkpoint, tokenizer) = (Checkpoint::open(dir)?, Tokenizer::load(dir)?);
+//! let (checkpoint, tokenizer) = (<Checkpoint>::open(dir)?, Tokenizer::load(dir)?);
 //!
 //! // Texts become token ids, labels become classes.
 //! let examples = data::read(Path::new("train.jsonl"), Task::Classify)?;
@@ -80,6 +81,7 @@
 //! `flex` (default), `ndarray`, `wgpu` and `cuda` are the backends; `autotune` times GPU kernels and keeps the fastest.
 
 pub mod adapted;
+pub mod architecture;
 pub mod checkpoint;
 pub mod classify;
 pub mod data;

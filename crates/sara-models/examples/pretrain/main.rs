@@ -4,6 +4,7 @@
 
 mod text;
 
+use sara_models::architecture::{Architecture, Family};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -90,7 +91,7 @@ fn main() -> Result<()> {
 
     write_first_values(vocabulary, args.seed, &model_dir)?;
     let device = FlexDevice;
-    let loaded = Checkpoint::open(&model_dir)?.load::<B>(2, Seed(args.seed), &device)?;
+    let loaded = <Checkpoint>::open(&model_dir)?.load::<B>(2, Seed(args.seed), &device)?;
     let model = pretrain(loaded.model.map(&mut Unfreeze), &items, vocabulary, &args)?;
 
     let half: Tensors =

@@ -10,6 +10,7 @@ use sara_core::{LayerOps, MethodConfig, RankPlan};
 pub use sara_core::export::peft::Profile as PeftProfile;
 
 use crate::adapted::{Adapted, Answer};
+use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 
@@ -67,7 +68,7 @@ impl<B: Backend> Adapted<B> {
             [] => vec!["LABEL_0".to_owned()],
             classes => classes.to_vec(),
         };
-        self.checkpoint.save_merged(dest, &self.model, Some((&self.trained.head, &labels)))
+        self.checkpoint.save_merged(dest, &self.model, Some(&self.trained.head.saved(&labels)?))
     }
 }
 

@@ -12,13 +12,13 @@ use safetensors::View;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use sara_core::Backbone;
 use sara_core::error::{Error as CoreError, Result as CoreResult};
+use sara_core::parameters::Tensors;
+use sara_core::store::replace_dir;
 use serde_json::{Value, json};
 
-use super::{Checkpoint, HEAD};
-use crate::checkpoint::weights::{INDEX_FILE, SINGLE_FILE, encode, fits, weight_to_file};
-use crate::encoder::Encoder;
-use crate::encoder::config;
-use crate::encoder::head::Head;
+use super::Checkpoint;
+use crate::architecture::{Architecture, CONFIG};
+use crate::checkpoint::weights::{INDEX_FILE, SINGLE_FILE, encode, fits, in_file_order};
 use crate::error::Error;
 
 /// Bytes of tensors in one file, as transformers 4 splits them.
@@ -35,76 +35,70 @@ const TOKENIZER_FILES: [&str; 7] = [
     "merges.txt",
 ];
 
-impl Checkpoint {
-    /// Writes this checkpoint with the linear layers of `model` in place of its own, and with `head` and the names of
-    /// its labels, if given, in place of whatever head it has.
+/// A task head as a checkpoint has it.
+#[derive(Debug, Clone)]
+pub struct SavedHead {
+    /// Its tensors, by their names in a Hugging Face model.
+    pub tensors: Tensors,
+    /// What the names of the tensors begin with in whose place they come.
+    pub replaces: &'static str,
+    /// What `config.json` says of the head: keys with their values, or without one where they go.
+    pub config: BTreeMap<String, Option<Value>>,
+}
+
+impl<A: Architecture> Checkpoint<A> {
+    /// Writes this checkpoint with the linear layers of `model` in place of its own, and with `head`, if given, in place of
+    /// whatever head it has.
     ///
     /// Every other tensor keeps its bytes, every replaced one the dtype of the base. `out_dir` appears only when it is
     /// complete.
     ///
     /// # Errors
-    /// [`Error::Core`] where `out_dir` exists or cannot be written, where the head does not fit its labels, or a value
-    /// the dtype.
+    /// [`Error::Core`] where `out_dir` exists or cannot be written, or a value does not fit the dtype.
     pub fn save_merged<B: Backend>(
         &self,
         out_dir: &Path,
-        model: &Encoder<B>,
-        head: Option<(&Head<B>, &[String])>,
+        model: &impl Backbone<B>,
+        head: Option<&SavedHead>,
     ) -> Result<(), Error> {
         if out_dir.exists() {
             return Err(
                 CoreError::format(out_dir, "exists already; remove it or choose another place").into()
             );
         }
-        if let Some((head, labels)) = head.filter(|(head, labels)| head.n_labels() != labels.len()) {
-            let problem = format!("{} names for a head of {} labels", labels.len(), head.n_labels());
-            return Err(CoreError::format(out_dir, problem).into());
-        }
-        let parent =
-            out_dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let io = |source| CoreError::io(out_dir, source);
-        fs::create_dir_all(parent).map_err(io)?;
-        // A directory inside the temporary one: only there the usual permissions apply.
-        let temporary = tempfile::Builder::new().prefix(".merged-").tempdir_in(parent).map_err(io)?;
-        let made = temporary.path().join("model");
-        fs::create_dir(&made).map_err(io)?;
-
-        self.write_config(&made, head.map(|(_, labels)| labels))?;
-        for name in TOKENIZER_FILES {
-            let from = self.dir.join(name);
-            if from.exists() {
-                fs::copy(&from, made.join(name)).map_err(|source| CoreError::io(&from, source))?;
+        let pieces = self.pieces(model, head);
+        replace_dir(out_dir, |made| {
+            self.write_config(made, head)?;
+            for name in TOKENIZER_FILES {
+                let from = self.dir.join(name);
+                if from.exists() {
+                    fs::copy(&from, made.join(name)).map_err(|source| CoreError::io(&from, source))?;
+                }
             }
-        }
-        let pieces = self.pieces(model, head.map(|(head, _)| head));
-        write_shards(&made, &pieces, SHARD_BYTES)?;
-        let mismatches: Vec<String> = pieces
-            .iter()
-            .filter(|(_, piece)| piece.overflowed.get())
-            .map(|(name, piece)| format!("{name}: not finite in {}", piece.dtype))
-            .collect();
-        if !mismatches.is_empty() {
-            return Err(CoreError::Mismatch { what: out_dir.display().to_string(), mismatches }.into());
-        }
-        fs::rename(&made, out_dir).map_err(io)?;
+            write_shards(made, &pieces, SHARD_BYTES)?;
+            let overflowed = pieces.iter().filter(|(_, piece)| piece.overflowed.get());
+            let mismatches: Vec<String> =
+                overflowed.map(|(name, piece)| format!("{name}: not finite in {}", piece.dtype)).collect();
+            if mismatches.is_empty() {
+                return Ok(());
+            }
+            Err(CoreError::Mismatch { what: out_dir.display().to_string(), mismatches })
+        })?;
         Ok(())
     }
 
-    fn write_config(&self, to: &Path, labels: Option<&[String]>) -> CoreResult<()> {
-        let (from, to) = (self.dir.join(config::FILE), to.join(config::FILE));
+    fn write_config(&self, to: &Path, head: Option<&SavedHead>) -> CoreResult<()> {
+        let (from, to) = (self.dir.join(CONFIG), to.join(CONFIG));
         let text = fs::read(&from).map_err(|source| CoreError::io(&from, source))?;
         let mut config: Value =
             serde_json::from_slice(&text).map_err(|error| CoreError::format(&from, error))?;
-        if let (Some(labels), Some(config)) = (labels, config.as_object_mut()) {
-            let numbered = || labels.iter().enumerate();
-            let by_id = numbered().map(|(i, name)| (i.to_string(), json!(name)));
-            let by_name = numbered().map(|(i, name)| (name.clone(), json!(i)));
-            config.insert("architectures".to_owned(), json!([self.config.family.classifier_architecture()]));
-            config.insert("id2label".to_owned(), Value::Object(by_id.collect()));
-            config.insert("label2id".to_owned(), Value::Object(by_name.collect()));
-            // Both follow from the labels; what the base says is of its own head.
-            config.shift_remove("num_labels");
-            config.shift_remove("problem_type");
+        if let (Some(head), Some(config)) = (head, config.as_object_mut()) {
+            for (key, value) in &head.config {
+                match value {
+                    Some(value) => _ = config.insert(key.clone(), value.clone()),
+                    None => _ = config.shift_remove(key),
+                }
+            }
         }
         let text = format!("{config:#}\n");
         fs::write(&to, text).map_err(|source| CoreError::io(&to, source))
@@ -113,17 +107,17 @@ impl Checkpoint {
     /// Every tensor to write, by name.
     fn pieces<'a, B: Backend>(
         &'a self,
-        model: &'a Encoder<B>,
-        head: Option<&'a Head<B>>,
+        model: &'a impl Backbone<B>,
+        head: Option<&'a SavedHead>,
     ) -> BTreeMap<String, Piece<'a>> {
         // A model with a head has the full names, whatever the base's files have.
         let completed = |name: &str| match head {
-            Some(_) if self.prefix.is_empty() => format!("{}.{name}", self.config.family.name()),
-            _ => name.to_owned(),
+            Some(_) => self.names.completed(name),
+            None => name.to_owned(),
         };
         let mut pieces = BTreeMap::new();
         for name in self.weights.names() {
-            let dropped = head.is_some() && (self.ignores(name) || name.starts_with(HEAD));
+            let dropped = head.is_some_and(|head| self.leaves_out(name) || name.starts_with(head.replaces));
             if let Some(view) = self.weights.tensor(name).filter(|_| !dropped) {
                 pieces.insert(completed(name), Piece::kept(&view));
             }
@@ -134,7 +128,7 @@ impl Checkpoint {
             let dtype = |name: &String| pieces.get(name).map_or(Dtype::F32, |piece: &Piece<'_>| piece.dtype);
             let [d_in, d_out] = linear.weight.dims();
             let made = Piece::made(dtype(&weight), vec![d_out, d_in], || {
-                weight_to_file(&linear.weight.val().into_data())
+                in_file_order(&linear.weight.val().into_data())
             });
             let made_bias = linear
                 .bias
@@ -148,9 +142,10 @@ impl Checkpoint {
             self.config.linears().first().and_then(|first| {
                 Some(self.weights.tensor(&format!("{}.weight", self.path_of(first)))?.dtype())
             });
-        for (name, data) in head.map(Head::tensors).unwrap_or_default() {
+        for (name, data) in head.into_iter().flat_map(|head| &head.tensors) {
             let shape = data.shape.to_vec();
-            pieces.insert(name, Piece::made(dtype.unwrap_or(Dtype::F32), shape, move || data.clone()));
+            let made = Piece::made(dtype.unwrap_or(Dtype::F32), shape, || data.clone());
+            pieces.insert(name.clone(), made);
         }
         pieces
     }
@@ -252,7 +247,7 @@ fn write_file(path: &Path, tensors: Vec<(&String, &Piece<'_>)>) -> CoreResult<()
     serialize_to_file(tensors, Some(metadata), path).map_err(|error| CoreError::format(path, error))?;
     // The crate leaves a file that only its owner may read; let it be as readable as its neighbour.
     let io = |source| CoreError::io(path, source);
-    let permissions = fs::metadata(path.with_file_name(config::FILE)).map_err(io)?.permissions();
+    let permissions = fs::metadata(path.with_file_name(CONFIG)).map_err(io)?.permissions();
     fs::set_permissions(path, permissions).map_err(io)
 }
 
@@ -264,7 +259,7 @@ mod tests {
     #[test]
     fn shards_keep_to_their_limit_and_open_as_one() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(config::FILE), "{}").unwrap();
+        fs::write(dir.path().join(CONFIG), "{}").unwrap();
         let values: Vec<Vec<u8>> = [3, 4, 20, 2, 5].iter().map(|&n| (0..4 * n).collect()).collect();
         let named = values.iter().enumerate().map(|(i, bytes)| {
             let piece = Piece::new(Dtype::F32, vec![bytes.len() / 4], Source::Kept(bytes));

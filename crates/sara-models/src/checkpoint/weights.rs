@@ -193,7 +193,7 @@ pub fn to_f32_transposed(view: &TensorView<'_>) -> Option<Vec<f32>> {
 }
 
 /// A weight as burn holds it, `[d_in, d_out]`, in the orientation of Hugging Face, `[d_out, d_in]`.
-pub fn weight_to_file(weight: &TensorData) -> TensorData {
+pub fn in_file_order(weight: &TensorData) -> TensorData {
     let [rows, columns] = [weight.shape[0], weight.shape[1]];
     let values = floats(weight);
     TensorData::new(transpose(rows, columns, |i| values[i]), [columns, rows])

@@ -11,8 +11,10 @@ use sara_svd::SvdOps;
 use super::evaluate::predict;
 use super::{Classes, Classify, Dataset, Labels, classify};
 use crate::adapted::{Adapted, Answer};
-use crate::checkpoint::{Checkpoint, Loaded};
+use crate::architecture::Architecture;
+use crate::checkpoint::Checkpoint;
 use crate::data::{Examples, Task};
+use crate::encoder::Loaded;
 use crate::encoder::check_tokens;
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
@@ -62,7 +64,7 @@ impl FineTune {
         device: &B::Device,
     ) -> Result<FineTuned<B>> {
         let Self { method, targets, max_tokens, options } = self;
-        let (checkpoint, tokenizer) = (Checkpoint::open(model_dir)?, Tokenizer::load(model_dir)?);
+        let (checkpoint, tokenizer) = (<Checkpoint>::open(model_dir)?, Tokenizer::load(model_dir)?);
         let config = &checkpoint.config;
         let max_tokens = config.max_tokens(*max_tokens)?;
         let classes = Classes::of_data(examples)?;

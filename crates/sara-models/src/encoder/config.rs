@@ -1,21 +1,24 @@
 //! The `config.json` of RoBERTa and BERT checkpoints: everything about a model but its weights.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::{fs, io};
 
+use burn::tensor::backend::Backend;
 use sara_core::{ModelShape, Role, Site, Target};
 use serde::Deserialize;
 
-use crate::error::Error;
+use super::Encoder;
+use crate::architecture::{Architecture, Family};
+use crate::checkpoint::loader::Loader;
 
-/// The name of the file in a checkpoint's directory.
-pub const FILE: &str = "config.json";
+/// Buffers and other heads that checkpoints bring along, and that a classifier has no use for.
+const LEFT_OUT: [&str; 3] = ["lm_head.", "cls.predictions.", "cls.seq_relationship."];
+/// The same, inside the encoder.
+const LEFT_OUT_INSIDE: [&str; 2] = ["embeddings.position_ids", "embeddings.token_type_ids"];
 
 /// Which of the two encoders a checkpoint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Family {
+pub enum EncoderFamily {
     /// Positions count from the padding id on and skip padding; the head has two layers.
     Roberta,
     /// Positions count from 0; a pooler stands before the head.
@@ -37,7 +40,7 @@ pub struct Dropouts {
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderConfig {
     /// RoBERTa or BERT.
-    pub family: Family,
+    pub family: EncoderFamily,
     /// Number of token ids.
     pub vocab_size: usize,
     /// Width of the hidden states.
@@ -66,7 +69,7 @@ pub struct EncoderConfig {
     pub labels: Option<Vec<String>>,
 }
 
-impl Family {
+impl EncoderFamily {
     /// Every family, in the order in which messages name them.
     const ALL: [Self; 2] = [Self::Roberta, Self::Bert];
 
@@ -98,64 +101,6 @@ impl Family {
 }
 
 impl EncoderConfig {
-    /// Reads `config.json` in `dir`, with the defaults that transformers has for what the file leaves out.
-    ///
-    /// # Errors
-    /// [`Error::Core`] where the file cannot be read, is another architecture, or asks for something that is not
-    /// computed here.
-    pub fn read(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join(FILE);
-        let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => {
-                let problem = "does not exist; the model must be the directory of a Hugging Face checkpoint";
-                sara_core::Error::format(&path, problem)
-            }
-            _ => sara_core::Error::io(&path, source),
-        })?;
-        Ok(Self::parse(&text).map_err(|problem| sara_core::Error::format(&path, problem))?)
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let identity: Identity = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let family = identity.family()?;
-        let file: File = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let labels = match &identity.architectures {
-            Some(names) if names.iter().any(|name| name == family.classifier_architecture()) => {
-                Some(file.labels()?)
-            }
-            _ => None,
-        };
-        let config = Self {
-            family,
-            // The library derives one configuration class from the other: but for these two, defaults are BERT's.
-            vocab_size: file.vocab_size.unwrap_or(match family {
-                Family::Roberta => 50_265,
-                Family::Bert => 30_522,
-            }),
-            pad_id: file.pad_token_id.unwrap_or(match family {
-                Family::Roberta => 1,
-                Family::Bert => 0,
-            }),
-            hidden: file.hidden_size,
-            n_layers: file.num_hidden_layers,
-            n_heads: file.num_attention_heads,
-            intermediate: file.intermediate_size,
-            max_positions: file.max_position_embeddings,
-            type_vocab: file.type_vocab_size,
-            layer_norm_eps: file.layer_norm_eps,
-            initializer_range: file.initializer_range,
-            dropouts: Dropouts {
-                hidden: file.hidden_dropout_prob,
-                attention: file.attention_probs_dropout_prob,
-                classifier: file.classifier_dropout.unwrap_or(file.hidden_dropout_prob),
-            },
-            labels,
-        };
-        file.check()?;
-        config.check()?;
-        Ok(config)
-    }
-
     /// Refuses what would panic or divide by zero later.
     fn check(&self) -> Result<(), String> {
         let sizes = [
@@ -191,8 +136,31 @@ impl EncoderConfig {
         }
     }
 
-    /// Every linear layer of the blocks, under the name that transformers gives it in a model with a head.
-    pub fn linears(&self) -> Vec<Target> {
+    /// Number of parameters of a classification head for so many labels.
+    pub fn head_count(&self, n_labels: usize) -> usize {
+        let dense = match self.family {
+            EncoderFamily::Roberta => (self.hidden + 1) * self.hidden,
+            EncoderFamily::Bert => 0,
+        };
+        dense + (self.hidden + 1) * n_labels
+    }
+}
+
+impl Architecture for EncoderConfig {
+    fn name(&self) -> &'static str {
+        self.family.name()
+    }
+
+    fn shape(&self) -> ModelShape {
+        ModelShape {
+            n_layers: self.n_layers,
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_heads,
+            head_dim: self.hidden / self.n_heads,
+        }
+    }
+
+    fn linears(&self) -> Vec<Target> {
         let (hidden, wide) = (self.hidden, self.intermediate);
         let block = [
             (Role::Query, "attention.self.query", hidden, hidden),
@@ -211,62 +179,87 @@ impl EncoderConfig {
         (0..self.n_layers).flat_map(|layer| block.map(|entry| target(layer, entry))).collect()
     }
 
-    /// What methods that share parameters across layers or heads need to know.
-    pub fn shape(&self) -> ModelShape {
-        ModelShape {
-            n_layers: self.n_layers,
-            n_heads: self.n_heads,
-            n_kv_heads: self.n_heads,
-            head_dim: self.hidden / self.n_heads,
-        }
-    }
-
-    /// The most tokens one sequence may have, special tokens included.
-    pub fn usable_length(&self) -> usize {
+    fn usable_length(&self) -> usize {
         match self.family {
-            Family::Roberta => self.max_positions.saturating_sub(self.pad_id + 1),
-            Family::Bert => self.max_positions,
+            EncoderFamily::Roberta => self.max_positions.saturating_sub(self.pad_id + 1),
+            EncoderFamily::Bert => self.max_positions,
         }
     }
 
-    /// The length at which texts are cut: as asked, else 128 or the usable length, whichever is smaller.
-    ///
-    /// # Errors
-    /// [`Error::Config`] where more is asked for than the model takes.
-    pub fn max_tokens(&self, asked: Option<usize>) -> Result<usize, Error> {
-        const DEFAULT: usize = 128;
-        let usable = self.usable_length();
-        match asked {
-            Some(asked) if asked > usable => Err(Error::Config {
-                field: "max_tokens".to_owned(),
-                found: asked.to_string(),
-                expected: format!("at most {usable}, the positions of this model"),
-            }),
-            Some(asked) => Ok(asked),
-            None => Ok(DEFAULT.min(usable)),
-        }
-    }
-
-    /// Number of parameters of the backbone, BERT's pooler included.
-    pub fn parameter_count(&self) -> usize {
+    fn parameter_count(&self) -> usize {
         let dense = |d_in: usize, d_out: usize| (d_in + 1) * d_out;
         let norm = 2 * self.hidden;
         let embeddings = (self.vocab_size + self.max_positions + self.type_vocab) * self.hidden + norm;
         let block: usize = self.linears().iter().map(|linear| dense(linear.d_in, linear.d_out)).sum();
         let pooler = match self.family {
-            Family::Roberta => 0,
-            Family::Bert => dense(self.hidden, self.hidden),
+            EncoderFamily::Roberta => 0,
+            EncoderFamily::Bert => dense(self.hidden, self.hidden),
         };
         embeddings + block + 2 * norm * self.n_layers + pooler
     }
 
-    /// Number of parameters of a classification head for so many labels.
-    pub fn head_count(&self, n_labels: usize) -> usize {
-        let dense = match self.family {
-            Family::Roberta => (self.hidden + 1) * self.hidden,
-            Family::Bert => 0,
+    /// RoBERTa has no use for a pooler, BERT's stands before its head.
+    fn leaves_out(&self, name: &str, inside: Option<&str>) -> bool {
+        let pooler =
+            self.family == EncoderFamily::Roberta && inside.is_some_and(|name| name.starts_with("pooler."));
+        pooler
+            || LEFT_OUT.iter().any(|start| name.starts_with(start))
+            || inside.is_some_and(|name| LEFT_OUT_INSIDE.contains(&name))
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let head = self.labels.as_ref().map_or_else(|| "none".to_owned(), |labels| labels.join(", "));
+        vec![("width", self.hidden.to_string()), ("vocabulary", self.vocab_size.to_string()), ("head", head)]
+    }
+}
+
+impl Family for EncoderConfig {
+    type Model<B: Backend> = Encoder<B>;
+
+    /// With the defaults that transformers has for what the file leaves out.
+    fn parse(text: &str) -> Result<Self, String> {
+        let identity: Identity = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let family = identity.family()?;
+        let file: File = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let labels = match &identity.architectures {
+            Some(names) if names.iter().any(|name| name == family.classifier_architecture()) => {
+                Some(file.labels()?)
+            }
+            _ => None,
         };
-        dense + (self.hidden + 1) * n_labels
+        let config = Self {
+            family,
+            // The library derives one configuration class from the other: but for these two, defaults are BERT's.
+            vocab_size: file.vocab_size.unwrap_or(match family {
+                EncoderFamily::Roberta => 50_265,
+                EncoderFamily::Bert => 30_522,
+            }),
+            pad_id: file.pad_token_id.unwrap_or(match family {
+                EncoderFamily::Roberta => 1,
+                EncoderFamily::Bert => 0,
+            }),
+            hidden: file.hidden_size,
+            n_layers: file.num_hidden_layers,
+            n_heads: file.num_attention_heads,
+            intermediate: file.intermediate_size,
+            max_positions: file.max_position_embeddings,
+            type_vocab: file.type_vocab_size,
+            layer_norm_eps: file.layer_norm_eps,
+            initializer_range: file.initializer_range,
+            dropouts: Dropouts {
+                hidden: file.hidden_dropout_prob,
+                attention: file.attention_probs_dropout_prob,
+                classifier: file.classifier_dropout.unwrap_or(file.hidden_dropout_prob),
+            },
+            labels,
+        };
+        file.check()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn load<B: Backend>(&self, loader: &mut Loader<'_, B>) -> Encoder<B> {
+        super::load::encoder(self, loader)
     }
 }
 
@@ -278,13 +271,13 @@ struct Identity {
 }
 
 impl Identity {
-    fn family(&self) -> Result<Family, String> {
+    fn family(&self) -> Result<EncoderFamily, String> {
         let known = || {
-            let names = Family::ALL.map(|family| family.architectures().join(", "));
+            let names = EncoderFamily::ALL.map(|family| family.architectures().join(", "));
             format!("model types roberta and bert with the architectures {}", names.join(", "))
         };
         let Some(family) =
-            Family::ALL.into_iter().find(|family| self.model_type.as_deref() == Some(family.name()))
+            EncoderFamily::ALL.into_iter().find(|family| self.model_type.as_deref() == Some(family.name()))
         else {
             let found = self.model_type.as_deref().unwrap_or("missing");
             return Err(format!("model_type is {found}; supported are {}", known()));

@@ -7,9 +7,12 @@ use burn::tensor::backend::Backend;
 use sara_core::low_rank::linear;
 use sara_core::parameters::{Tensors, edit};
 use sara_core::{LayerOps, Pass};
+use serde_json::{Value, json};
 
-use crate::checkpoint::weights::weight_to_file;
-use crate::encoder::config::Family;
+use crate::checkpoint::SavedHead;
+
+use crate::checkpoint::weights::in_file_order;
+use crate::encoder::config::EncoderFamily;
 use crate::error::Error;
 
 /// Classification head of either family.
@@ -23,7 +26,7 @@ pub struct Head<B: Backend> {
     /// RoBERTa's `classifier.out_proj`, BERT's `classifier`.
     pub(crate) out_proj: Linear<B>,
     #[module(skip)]
-    pub(crate) family: Family,
+    pub(crate) family: EncoderFamily,
     /// Whether the dense layer is trained. A backend that does not differentiate cannot tell from the parameter.
     #[module(skip)]
     pub(crate) trains_dense: bool,
@@ -31,11 +34,14 @@ pub struct Head<B: Backend> {
     pub(crate) dropout: f64,
 }
 
+/// What the names of a head's tensors begin with.
+pub(crate) const HEAD: &str = "classifier.";
+
 /// Paths of the head's two linear layers in a Hugging Face model.
-pub(crate) const fn paths(family: Family) -> [&'static str; 2] {
+pub(crate) const fn paths(family: EncoderFamily) -> [&'static str; 2] {
     match family {
-        Family::Roberta => ["classifier.dense", "classifier.out_proj"],
-        Family::Bert => ["bert.pooler.dense", "classifier"],
+        EncoderFamily::Roberta => ["classifier.dense", "classifier.out_proj"],
+        EncoderFamily::Bert => ["bert.pooler.dense", "classifier"],
     }
 }
 
@@ -51,8 +57,8 @@ impl<B: Backend> Head<B> {
     {
         let first = hidden.narrow(1, 0, 1);
         let first = match self.family {
-            Family::Roberta => pass.dropout(first, self.dropout, "head.first"),
-            Family::Bert => first,
+            EncoderFamily::Roberta => pass.dropout(first, self.dropout, "head.first"),
+            EncoderFamily::Bert => first,
         };
         let pooled = pass.dropout(linear(&self.dense, first).tanh(), self.dropout, "head.pooled");
         linear(&self.out_proj, pooled).squeeze_dim(1)
@@ -70,7 +76,7 @@ impl<B: Backend> Head<B> {
 
     /// The trained modules as PEFT lists them under `modules_to_save`.
     pub fn modules_to_save(&self) -> Vec<&'static str> {
-        if self.family == Family::Bert && self.trains_dense {
+        if self.family == EncoderFamily::Bert && self.trains_dense {
             vec!["classifier", "pooler"]
         } else {
             vec!["classifier"]
@@ -81,12 +87,37 @@ impl<B: Backend> Head<B> {
     pub fn tensors(&self) -> Tensors {
         let mut tensors = Tensors::new();
         for (path, linear) in self.trained() {
-            tensors.insert(format!("{path}.weight"), weight_to_file(&linear.weight.val().into_data()));
+            tensors.insert(format!("{path}.weight"), in_file_order(&linear.weight.val().into_data()));
             if let Some(bias) = &linear.bias {
                 tensors.insert(format!("{path}.bias"), bias.val().into_data());
             }
         }
         tensors
+    }
+
+    /// What a checkpoint with this head says of it; `labels` are the names of its classes.
+    ///
+    /// # Errors
+    /// [`Error::Core`] where there are not as many names as logits.
+    pub fn saved(&self, labels: &[String]) -> Result<SavedHead, Error> {
+        if self.n_labels() != labels.len() {
+            let found = format!("{} names for a head of {} labels", labels.len(), self.n_labels());
+            let (field, expected) = ("labels".to_owned(), "a name for each".to_owned());
+            return Err(sara_core::Error::Config { field, found, expected }.into());
+        }
+        let numbered = || labels.iter().enumerate();
+        let by_id = numbered().map(|(i, name)| (i.to_string(), json!(name)));
+        let by_name = numbered().map(|(i, name)| (name.clone(), json!(i)));
+        let config = [
+            ("architectures", Some(json!([self.family.classifier_architecture()]))),
+            ("id2label", Some(Value::Object(by_id.collect()))),
+            ("label2id", Some(Value::Object(by_name.collect()))),
+            // Both follow from the labels; what the base says is of its own head.
+            ("num_labels", None),
+            ("problem_type", None),
+        ];
+        let config = config.map(|(key, value)| (key.to_owned(), value)).into();
+        Ok(SavedHead { tensors: self.tensors(), replaces: HEAD, config })
     }
 
     /// This head with the values of `tensors`, named and oriented as [`Self::tensors`] gives them.
@@ -138,7 +169,7 @@ fn replaced<B: Backend>(linear: Linear<B>, path: &str, tensors: &Tensors) -> Lin
     let value = |name: &str| tensors.get(&format!("{path}.{name}")).cloned();
     let Linear { mut weight, bias } = linear;
     if let Some(data) = value("weight") {
-        weight = edit(weight, |old| Tensor::from_data(weight_to_file(&data), (&old.device(), old.dtype())));
+        weight = edit(weight, |old| Tensor::from_data(in_file_order(&data), (&old.device(), old.dtype())));
     }
     let bias = bias.map(|bias| match value("bias") {
         Some(data) => edit(bias, |old| Tensor::from_data(data, (&old.device(), old.dtype()))),

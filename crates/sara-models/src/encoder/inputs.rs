@@ -5,8 +5,9 @@ use std::fmt::Display;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 
+use crate::architecture::Architecture;
 use crate::classify::{Batch, Dataset, Item};
-use crate::encoder::config::{EncoderConfig, Family};
+use crate::encoder::config::{EncoderConfig, EncoderFamily};
 use crate::error::Error;
 
 /// One padded batch on the device, every tensor `[batch, seq]`.
@@ -120,8 +121,8 @@ where
 fn positions(config: &EncoderConfig, ids: &[i32], columns: usize) -> Vec<i32> {
     let row = |row: &[i32]| -> Vec<i32> {
         match config.family {
-            Family::Bert => (0..row.len() as i32).collect(),
-            Family::Roberta => {
+            EncoderFamily::Bert => (0..row.len() as i32).collect(),
+            EncoderFamily::Roberta => {
                 let (pad, mut position) = (config.pad_id as i32, config.pad_id as i32);
                 let next = |&id: &i32| {
                     if id == pad {

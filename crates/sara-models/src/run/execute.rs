@@ -17,8 +17,10 @@ use super::dir::{RunDir, RunJournal, final_ranks};
 use super::{BackboneDropout, Run, inherit};
 use crate::adapted::handover::{PeftProfile, export_peft, manifest};
 use crate::adapted::{Adapted, Answer, prepare, read_adapter};
-use crate::checkpoint::{Checkpoint, Loaded};
+use crate::architecture::Architecture;
+use crate::checkpoint::Checkpoint;
 use crate::classify::{Classify, Dataset, classify};
+use crate::encoder::Loaded;
 use crate::encoder::config::Dropouts;
 use crate::encoder::head::Head;
 use crate::encoder::{Encoder, check_tokens};
@@ -117,7 +119,7 @@ impl Prepared {
     /// # Errors
     /// What reading said; where the data, the adapter to start from and the model do not fit.
     pub fn new(mut run: Run) -> Result<Self> {
-        let checkpoint = Checkpoint::open(&run.model)?;
+        let checkpoint = <Checkpoint>::open(&run.model)?;
         let (init, mut notes) = match &run.init_adapter {
             Some(dir) => {
                 let (stored, notes) = read_adapter(dir, &checkpoint)?;
@@ -253,7 +255,7 @@ impl Prepared {
         dir: &RunDir,
     ) -> Result<()> {
         let adapted = Adapted {
-            checkpoint: Checkpoint::open(&self.run.model)?,
+            checkpoint: <Checkpoint>::open(&self.run.model)?,
             model,
             trained: Trained::new(Some(trained.adapter), trained.head),
             answer: self.answer.clone(),

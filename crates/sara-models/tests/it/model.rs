@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use sara_core::{AnyAdapter, MethodConfig, Pass, RankPlan, Seed};
-use sara_models::checkpoint::{Checkpoint, Loaded};
+use sara_models::architecture::Architecture;
+use sara_models::checkpoint::Checkpoint;
 use sara_models::encoder::Inputs;
+use sara_models::encoder::Loaded;
 use sara_ops::LayerOps;
 
 mod config;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::Args;
 use sara_models::adapted::Adapted;
+use sara_models::architecture::Architecture;
 use sara_models::classify::evaluate::evaluate;
 use sara_models::classify::{Dataset, Labels};
 use sara_models::data::{Task, read};

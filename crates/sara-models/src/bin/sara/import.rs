@@ -40,7 +40,7 @@ impl Import {
             "{}: holds no adapter_config.json, so it is no PEFT adapter",
             self.from.display()
         );
-        let (stored, notes) = read_adapter(&self.from, &Checkpoint::open(&self.model)?)?;
+        let (stored, notes) = read_adapter(&self.from, &<Checkpoint>::open(&self.model)?)?;
         console.notes(&notes);
         stored.write(&self.out)?;
         let (method, sites) = (stored.manifest.method.name(), stored.manifest.plan.sites.len());

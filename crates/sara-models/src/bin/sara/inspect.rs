@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use sara_core::store::{StoredAdapter, read_safetensors};
+use sara_models::architecture::Architecture;
 use sara_models::checkpoint::Checkpoint;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -57,22 +58,16 @@ fn fact(name: &str, value: impl Into<Value>) -> (String, Value) {
 }
 
 fn model(path: &Path) -> anyhow::Result<Report> {
-    let checkpoint = Checkpoint::open(path)?;
-    let config = &checkpoint.config;
-    let head = match &config.labels {
-        Some(labels) => labels.join(", "),
-        None => "none".to_owned(),
-    };
-    let facts = vec![
-        fact("family", config.family.name()),
-        fact("layers", config.n_layers),
-        fact("width", config.hidden),
-        fact("heads", config.n_heads),
-        fact("vocabulary", config.vocab_size),
+    let config = Checkpoint::open_any(path)?.config;
+    let shape = config.shape();
+    let mut facts = vec![
+        fact("family", config.name()),
+        fact("layers", shape.n_layers),
+        fact("heads", shape.n_heads),
         fact("max tokens", config.usable_length()),
         fact("parameters", count(config.parameter_count())),
-        fact("head", head),
     ];
+    facts.extend(config.facts().into_iter().map(|(name, value)| fact(name, value)));
     Ok(Report { kind: "model", facts })
 }
 

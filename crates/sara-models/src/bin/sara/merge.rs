@@ -7,6 +7,7 @@ use anyhow::ensure;
 use clap::Args;
 use sara_core::Site;
 use sara_models::adapted::Adapted;
+use sara_models::architecture::Architecture;
 use sara_models::run::Device;
 use serde::Serialize;
 

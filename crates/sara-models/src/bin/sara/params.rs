@@ -1,5 +1,6 @@
 //! `sara params`: count trainable parameters before there is anything to train.
 
+use sara_models::architecture::{Architecture, Family};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -70,7 +71,7 @@ impl Job for Plan<'_> {
         // A method that does not ask for weights never opens the file.
         struct OnDemand<'a, B: Compute> {
             model: &'a std::path::Path,
-            opened: Option<Checkpoint>,
+            opened: Option<Checkpoint<Box<dyn Architecture>>>,
             device: &'a B::Device,
         }
         impl<B: Compute> sara_core::WeightSource<B> for OnDemand<'_, B> {
@@ -79,7 +80,7 @@ impl Job for Plan<'_> {
                     |error: sara_models::Error| sara_core::Error::NoWeights { reason: error.to_string() };
                 let checkpoint = match self.opened.take() {
                     Some(checkpoint) => checkpoint,
-                    None => Checkpoint::open(self.model).map_err(no_weights)?,
+                    None => Checkpoint::open_any(self.model).map_err(no_weights)?,
                 };
                 let weight = checkpoint.weight_source::<B>(self.device).weight(target);
                 self.opened = Some(checkpoint);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use sara_core::store::write_file;
 use sara_models::adapted::Adapted;
+use sara_models::architecture::Architecture;
 use sara_models::classify::evaluate::predict;
 use sara_models::classify::{Dataset, Labels};
 use sara_models::data::read;

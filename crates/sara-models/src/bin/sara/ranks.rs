@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use sara_core::{Target, WeightSource};
+use sara_models::architecture::Architecture;
 use sara_models::checkpoint::Checkpoint;
 use sara_models::plot::{SiteSpectrum, spectra_svg};
 use sara_models::run::Device;
@@ -55,7 +56,7 @@ struct SiteReport {
 }
 
 struct Spectra<'a> {
-    checkpoint: &'a Checkpoint,
+    checkpoint: &'a Checkpoint<Box<dyn Architecture>>,
     targets: &'a [Target],
     share: f64,
     convention: Convention,
@@ -85,7 +86,7 @@ impl Ranks {
         let convention = if self.convention == "floor" { Convention::Floor } else { Convention::Reach };
         // A share out of range is refused before any weight is read.
         sara_svd::host::rank_of(&[1.0], self.share, convention)?;
-        let checkpoint = Checkpoint::open(&self.model)?;
+        let checkpoint = Checkpoint::open_any(&self.model)?;
         let targets = parse_targets(&self.targets).select(&checkpoint.config.linears())?;
         let started = Instant::now();
         let job =

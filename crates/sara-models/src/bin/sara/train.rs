@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use sara_core::RankPlan;
+use sara_models::architecture::Architecture;
 use sara_models::run::dir::RunDir;
 use sara_models::run::{Device, Ended, Mode, Prepared, Run, Summary};
 

@@ -1,7 +1,8 @@
 //! What `config.json` means, and what is refused.
 
 use sara_core::Targets;
-use sara_models::encoder::config::{EncoderConfig, Family};
+use sara_models::architecture::{Architecture, Family};
+use sara_models::encoder::config::{EncoderConfig, EncoderFamily};
 use serde_json::json;
 
 use super::fixture;
@@ -85,7 +86,7 @@ fn what_is_not_computed_here_is_refused_in_one_line() {
 
 #[test]
 fn linears_have_the_names_of_the_files() {
-    for (name, family) in [("roberta-cls3", Family::Roberta), ("bert-cls3", Family::Bert)] {
+    for (name, family) in [("roberta-cls3", EncoderFamily::Roberta), ("bert-cls3", EncoderFamily::Bert)] {
         let config = EncoderConfig::read(&fixture(name)).unwrap();
         assert_eq!(config.family, family);
         let stored = super::stored(&fixture(name).join("model.safetensors"));

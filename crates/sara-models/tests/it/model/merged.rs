@@ -1,5 +1,6 @@
 //! Checkpoints written again: the same bytes where nothing changed, the merged weights where something did.
 
+use sara_models::architecture::{Architecture, Family};
 use std::path::Path;
 
 use burn_flex::{Flex, FlexDevice};
@@ -28,7 +29,7 @@ fn json(path: &Path) -> Value {
 fn nothing_adapted_means_the_same_bytes() {
     let device = FlexDevice;
     for (name, n_labels) in FIXTURES {
-        let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
+        let checkpoint = <Checkpoint>::open(&fixture(name)).unwrap();
         let loaded = checkpoint.load::<Flex>(n_labels, Seed(0), &device).unwrap();
         let parent = tempfile::tempdir().unwrap();
         let out = parent.path().join("deep/merged");
@@ -49,13 +50,13 @@ fn a_head_goes_along_and_loads_again() {
     let device = FlexDevice;
     let labels = ["no", "perhaps", "yes", "often"].map(str::to_owned);
     for (name, _) in FIXTURES {
-        let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
+        let checkpoint = <Checkpoint>::open(&fixture(name)).unwrap();
         let loaded = checkpoint.load_with_new_head::<Flex>(4, Seed(7), &device).unwrap();
         let parent = tempfile::tempdir().unwrap();
         let out = parent.path().join("merged");
-        checkpoint.save_merged(&out, &loaded.model, Some((&loaded.head, &labels))).unwrap();
+        checkpoint.save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels).unwrap())).unwrap();
 
-        let again = Checkpoint::open(&out).unwrap();
+        let again = <Checkpoint>::open(&out).unwrap();
         assert_eq!(again.config.labels.as_deref(), Some(&labels[..]), "{name}");
         let reloaded = again.load::<Flex>(4, Seed(99), &device).unwrap();
         assert!(reloaded.notes.is_empty(), "{name}: {:?}", reloaded.notes);
@@ -88,11 +89,11 @@ fn the_configuration_names_the_new_labels_and_keeps_the_rest() {
     config["problem_type"] = "single_label_classification".into();
     config["custom"] = "kept".into();
     std::fs::write(base.path().join("config.json"), config.to_string()).unwrap();
-    let checkpoint = Checkpoint::open(base.path()).unwrap();
+    let checkpoint = <Checkpoint>::open(base.path()).unwrap();
     let loaded = checkpoint.load_with_new_head::<Flex>(1, Seed(0), &device).unwrap();
     let out = base.path().join("merged");
     let labels = ["score".to_owned()];
-    checkpoint.save_merged(&out, &loaded.model, Some((&loaded.head, &labels))).unwrap();
+    checkpoint.save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels).unwrap())).unwrap();
     let written = json(&out.join("config.json"));
     assert_eq!(written["id2label"], serde_json::json!({"0": "score"}));
     assert_eq!(written["label2id"], serde_json::json!({"score": 0}));
@@ -103,7 +104,11 @@ fn the_configuration_names_the_new_labels_and_keeps_the_rest() {
 
     let two = ["a".to_owned(), "b".to_owned()];
     let fails = |out: &Path, labels: &[String]| {
-        checkpoint.save_merged(out, &loaded.model, Some((&loaded.head, labels))).unwrap_err().to_string()
+        let saved = loaded.head.saved(labels);
+        saved
+            .and_then(|head| checkpoint.save_merged(out, &loaded.model, Some(&head)))
+            .unwrap_err()
+            .to_string()
     };
     assert!(fails(&out, &labels).contains("exists already"));
     assert!(fails(&base.path().join("other"), &two).contains("2 names for a head of 1"));
@@ -113,7 +118,7 @@ fn the_configuration_names_the_new_labels_and_keeps_the_rest() {
 #[test]
 fn merged_weights_compute_what_the_adapter_computed() {
     let device = FlexDevice;
-    let checkpoint = Checkpoint::open(&fixture("roberta-cls3")).unwrap();
+    let checkpoint = <Checkpoint>::open(&fixture("roberta-cls3")).unwrap();
     let loaded = checkpoint.load::<Flex>(3, Seed(0), &device).unwrap();
     let plan = RankPlan::constant(&checkpoint.config.linears(), 2).unwrap();
     let adapter = MethodConfig::all()
@@ -141,7 +146,7 @@ fn merged_weights_compute_what_the_adapter_computed() {
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("merged");
     checkpoint.save_merged(&out, &merged, None).unwrap();
-    let again = Checkpoint::open(&out).unwrap();
+    let again = <Checkpoint>::open(&out).unwrap();
     let reloaded = again.load::<Flex>(3, Seed(0), &device).unwrap();
     let [_, logits] = outputs(&again, &reloaded, &inputs);
     assert_close(&logits, &adapted, "merged");
@@ -161,12 +166,12 @@ fn merged_weights_compute_what_the_adapter_computed() {
 #[test]
 fn a_merged_checkpoint_keeps_the_dtype_of_its_base() {
     let device = FlexDevice;
-    let checkpoint = Checkpoint::open(&fixture("roberta-reg")).unwrap();
+    let checkpoint = <Checkpoint>::open(&fixture("roberta-reg")).unwrap();
     let loaded = checkpoint.load_with_new_head::<Flex>(2, Seed(0), &device).unwrap();
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("merged");
     let labels = ["a".to_owned(), "b".to_owned()];
-    checkpoint.save_merged(&out, &loaded.model, Some((&loaded.head, &labels))).unwrap();
+    checkpoint.save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels).unwrap())).unwrap();
     assert!(all(&out).values().all(|(dtype, ..)| *dtype == Dtype::BF16));
 }
 
@@ -179,7 +184,7 @@ fn a_value_that_its_dtype_cannot_hold_is_an_error() {
             super::floats(entry).into_iter().flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect();
         entry.0 = Dtype::F16;
     });
-    let checkpoint = Checkpoint::open(base.path()).unwrap();
+    let checkpoint = <Checkpoint>::open(base.path()).unwrap();
     let mut model = checkpoint.load::<Flex>(3, Seed(0), &device).unwrap().model;
     // 1e6 times as large: too large for f16, not for the f32 of the other layers.
     for (_, linear) in model.linears_mut() {

@@ -1,0 +1,131 @@
+//! What a family of models is to everything around it: a description from `config.json`, and weights that become a model.
+//!
+//! A family is a folder whose configuration implements [`Family`]; [`describe`] has a line for each.
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::{fs, io};
+
+use burn::tensor::backend::Backend;
+use sara_core::{Backbone, ModelShape, Target};
+
+use crate::checkpoint::loader::Loader;
+use crate::encoder::config::EncoderConfig;
+use crate::error::Error;
+
+/// The name of the file in a checkpoint's directory.
+pub const CONFIG: &str = "config.json";
+
+/// A model as its `config.json` describes it.
+pub trait Architecture: Debug + Send + Sync {
+    /// `model_type` in the file, and the first component of every path in a model with a head.
+    fn name(&self) -> &'static str;
+
+    /// What methods that share parameters across layers or heads need to know.
+    fn shape(&self) -> ModelShape;
+
+    /// Every linear layer of the blocks, under the name that transformers gives it in a model with a head.
+    fn linears(&self) -> Vec<Target>;
+
+    /// The most tokens one sequence may have, special tokens included.
+    fn usable_length(&self) -> usize;
+
+    /// Number of parameters of the backbone.
+    fn parameter_count(&self) -> usize;
+
+    /// Whether a tensor of a checkpoint is left out without a word: `name` in the file, `inside` without the prefix, where
+    /// it has that.
+    fn leaves_out(&self, name: &str, inside: Option<&str>) -> bool;
+
+    /// What a reader wants to know, in order.
+    fn facts(&self) -> Vec<(&'static str, String)>;
+
+    /// The length at which texts are cut: as asked, else 128 or the usable length, whichever is smaller.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where more is asked for than the model takes.
+    fn max_tokens(&self, asked: Option<usize>) -> Result<usize, Error> {
+        const DEFAULT: usize = 128;
+        let usable = self.usable_length();
+        match asked {
+            Some(asked) if asked > usable => Err(Error::Config {
+                field: "max_tokens".to_owned(),
+                found: asked.to_string(),
+                expected: format!("at most {usable}, the positions of this model"),
+            }),
+            Some(asked) => Ok(asked),
+            None => Ok(DEFAULT.min(usable)),
+        }
+    }
+}
+
+/// A family of models that can be loaded.
+pub trait Family: Architecture + Clone + Sized {
+    /// The frozen model.
+    type Model<B: Backend>: Backbone<B>;
+
+    /// Reads the text of `config.json`.
+    ///
+    /// # Errors
+    /// What is wrong with it, or that it is of another family.
+    fn parse(text: &str) -> Result<Self, String>;
+
+    /// The model, with what the loader finds under the names of [`Architecture::linears`] and of its other parts.
+    fn load<B: Backend>(&self, loader: &mut Loader<'_, B>) -> Self::Model<B>;
+
+    /// Reads `config.json` in `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Core`] where the file cannot be read, is of another family, or asks for something that is not computed
+    /// here.
+    fn read(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(CONFIG);
+        let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => {
+                let problem = "does not exist; the model must be the directory of a Hugging Face checkpoint";
+                sara_core::Error::format(&path, problem)
+            }
+            _ => sara_core::Error::io(&path, source),
+        })?;
+        Ok(Self::parse(&text).map_err(|problem| sara_core::Error::format(&path, problem))?)
+    }
+}
+
+/// The description of the model in `dir`, of whichever family it is.
+///
+/// # Errors
+/// As [`Family::read`].
+pub fn describe(dir: &Path) -> Result<Box<dyn Architecture>, Error> {
+    // The encoders' own error lists what is known, as long as they are the only family.
+    Ok(Box::new(EncoderConfig::read(dir)?))
+}
+
+impl Architecture for Box<dyn Architecture> {
+    fn name(&self) -> &'static str {
+        self.as_ref().name()
+    }
+
+    fn shape(&self) -> ModelShape {
+        self.as_ref().shape()
+    }
+
+    fn linears(&self) -> Vec<Target> {
+        self.as_ref().linears()
+    }
+
+    fn usable_length(&self) -> usize {
+        self.as_ref().usable_length()
+    }
+
+    fn parameter_count(&self) -> usize {
+        self.as_ref().parameter_count()
+    }
+
+    fn leaves_out(&self, name: &str, inside: Option<&str>) -> bool {
+        self.as_ref().leaves_out(name, inside)
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        self.as_ref().facts()
+    }
+}
