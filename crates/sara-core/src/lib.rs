@@ -111,8 +111,8 @@
 //!    [`WeightSource`] reads. It is saved with the adapter, so that nothing is decomposed twice.
 //! 6. [`seed`]: first values are drawn on the host, each a function of the [`Seed`] and its own path: the same on every
 //!    backend and in any order.
-//! 7. [`ops`] and [`low_rank`]: the frozen layer as an extension of burn's backends, and the branch that most methods
-//!    are beside it; [`buffer`] has new buffers, written on all threads.
+//! 7. [`low_rank`]: the branch that most methods are beside a frozen layer, with its options and its factors. The layer
+//!    itself is `sara-ops`'s.
 //! 8. [`backbone`] and [`delta`]: a [`Backbone`] lists its linear layers and merges the [`Delta`] of each site.
 //! 9. [`parameters`]: parameters by path, to edit, count, save and restore them.
 //! 10. [`store`], [`export`], [`import`]: a [`StoredAdapter`] is the native directory; [`export::peft`] and

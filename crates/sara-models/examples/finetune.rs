@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use burn_flex::{Flex, FlexDevice};
+use sara_core::methods::sara::SaraConfig;
 use sara_core::{MethodConfig, Targets};
 use sara_models::classify::FineTune;
 use sara_models::data::Examples;
@@ -17,7 +18,7 @@ pub(crate) fn finetune(
     texts: &[&str],
 ) -> sara_models::Result<Vec<String>> {
     // The rank of each layer comes from the singular values of its weight.
-    let mut how = FineTune::by(MethodConfig::Sara(Default::default()));
+    let mut how = FineTune::by(MethodConfig::Sara(SaraConfig::default()));
     how.targets = Targets::AllLinear;
     how.options.optimizer.learning_rate = 3e-3;
     how.options.optimizer.batch_size = 8;

@@ -1,7 +1,6 @@
-//! Labelled texts: reading files, classes, tokens, batches.
+//! Labelled texts as files have them, and the order in which an epoch goes through them.
 //!
-//! A file becomes [`Examples`], their labels become [`Classes`], both with a tokenizer a [`Dataset`] and its
-//! printable [`Report`]; [`batches`] orders the dataset and [`Dataset::batch`] pads one batch.
+//! A file becomes [`Examples`]; a task makes datasets of them, and [`batches`] orders these by their lengths.
 
 mod order;
 mod read;

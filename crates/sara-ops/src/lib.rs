@@ -36,7 +36,7 @@ pub trait LayerOps: Backend {
     /// the same bits.
     const BIT_FOR_BIT: bool = false;
 
-    /// See [`linear`].
+    /// See [`linear`](linear()).
     fn fused_linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -45,7 +45,7 @@ pub trait LayerOps: Backend {
         linear::stock_linear::<Self>(x, weight, bias)
     }
 
-    /// Gradient of [`linear`] by its input, `grad weightᵀ`, added to what is known of it.
+    /// Gradient of [`linear`](linear()) by its input, `grad weightᵀ`, added to what is known of it.
     fn fused_linear_backward(
         weight: FloatTensor<Self>,
         grad: FloatTensor<Self>,
@@ -54,7 +54,7 @@ pub trait LayerOps: Backend {
         linear::stock_linear_backward::<Self>(weight, grad, known)
     }
 
-    /// Gradient of [`linear`] by its weight: `xᵀ grad`.
+    /// Gradient of [`linear`](linear()) by its weight: `xᵀ grad`.
     fn fused_linear_weight_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         linear::stock_linear_weight_backward::<Self>(x, grad)
     }

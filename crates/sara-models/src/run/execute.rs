@@ -198,9 +198,11 @@ impl Prepared {
         let (model, head) = (model.with_dropout(dropouts), head.with_dropout(dropouts.classifier));
         let total = run.optimizer.total_steps(train.items.len());
         let manifest = manifest(checkpoint, &self.method, &plan, answer)?;
-        let (dir, snapshot) = match mode.resume {
-            true => RunDir::resume(&run.output, &run.to_toml()?)?,
-            false => (RunDir::create(&run.output, &run.to_toml()?)?, None),
+        let toml = run.to_toml()?;
+        let (dir, snapshot) = if mode.resume {
+            RunDir::resume(&run.output, &toml)?
+        } else {
+            (RunDir::create(&run.output, &toml)?, None)
         };
         if let Some(snapshot) = &snapshot {
             watcher.note("resuming", &format!("at step {}", snapshot.step));

@@ -1,6 +1,7 @@
 //! What a run takes from the adapter that it starts from, and where the two must not disagree.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::path::Path;
 
 use sara_core::store::StoredAdapter;
@@ -24,7 +25,7 @@ pub(super) fn from_adapter(run: &mut Run, stored: &StoredAdapter, linears: &[Tar
     match run.method.iter().next() {
         None => notes.push(format!("method {}, as the adapter to start from has it", method.name())),
         Some((name, _)) if name != method.name() => {
-            return Err(differs(&dir, "method", method.name(), name));
+            return Err(differs(&dir, "method", &method.name(), name));
         }
         Some((name, given)) => {
             let of_adapter = serde_json::to_value(method).unwrap_or_default();
@@ -42,22 +43,19 @@ pub(super) fn from_adapter(run: &mut Run, stored: &StoredAdapter, linears: &[Tar
         targets.iter().map(|target| target.name.clone()).collect()
     };
     let adapted: Vec<&Target> = plan.sites.iter().map(|planned| &planned.target).collect();
-    match &run.targets {
-        Some(targets) => {
-            let selected = targets.select(linears)?;
-            let (asked, has) = (names(&selected.iter().collect::<Vec<_>>()), names(&adapted));
-            if let Some(name) = asked.symmetric_difference(&has).next() {
-                let says = |names: &BTreeSet<String>| {
-                    let with = if names.contains(name) { "with" } else { "without" };
-                    format!("{} layers {with} {name}", names.len())
-                };
-                return Err(differs(&dir, "targets", says(&has), says(&asked)));
-            }
-        }
-        None => {
-            notes.push(format!("{} targets, as the adapter to start from has them", adapted.len()));
-            run.targets = Some(Targets::Named(adapted.iter().map(|target| target.name.clone()).collect()));
-        }
+    let Some(targets) = &run.targets else {
+        notes.push(format!("{} targets, as the adapter to start from has them", adapted.len()));
+        run.targets = Some(Targets::Named(adapted.iter().map(|target| target.name.clone()).collect()));
+        return Ok(notes);
+    };
+    let selected = targets.select(linears)?;
+    let (asked, has) = (names(&selected.iter().collect::<Vec<_>>()), names(&adapted));
+    if let Some(name) = asked.symmetric_difference(&has).next() {
+        let says = |names: &BTreeSet<String>| {
+            let with = if names.contains(name) { "with" } else { "without" };
+            format!("{} layers {with} {name}", names.len())
+        };
+        return Err(differs(&dir, "targets", &says(&has), &says(&asked)));
     }
     Ok(notes)
 }
@@ -65,12 +63,12 @@ pub(super) fn from_adapter(run: &mut Run, stored: &StoredAdapter, linears: &[Tar
 /// Numbers are equal by value, however they are written.
 fn equal(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
-        (Some(a), Some(b)) => a == b,
+        (Some(a), Some(b)) => a.total_cmp(&b).is_eq(),
         _ => a == b,
     }
 }
 
-fn differs(dir: &Path, what: &str, adapter: impl ToString, run: impl ToString) -> Error {
+fn differs(dir: &Path, what: &str, adapter: &dyn Display, run: &dyn Display) -> Error {
     Error::OtherAdapter {
         path: dir.to_owned(),
         what: what.to_owned(),

@@ -5,7 +5,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn_autodiff::Autodiff;
-use burn_flex::Flex;
+use burn_flex::{Flex, FlexDevice};
 use burn_ndarray::NdArray;
 use sara_models::Error;
 use sara_models::train::optimizer::{AdamWConfig, Group, Optimizer, accumulate, loss_and_norm, scale};
@@ -18,7 +18,7 @@ fn group(under: &str, rate: f64, weight_decay: Option<f64>) -> Group {
 
 /// Clips as a step does, and returns the norm before.
 fn clip(toy: &Toy<Cpu>, grads: &mut GradientsParams, max: f64) -> f64 {
-    let (loss, norm) = loss_and_norm(toy, Tensor::from_floats([0.25], &Default::default()), grads);
+    let (loss, norm) = loss_and_norm(toy, Tensor::from_floats([0.25], &FlexDevice), grads);
     assert_eq!(loss.to_bits(), 0.25f64.to_bits());
     scale(toy, grads, max, norm);
     norm
