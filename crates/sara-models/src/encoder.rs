@@ -75,7 +75,13 @@ pub(crate) struct Norm<B: Backend> {
 
 impl<B: Backend> Encoder<B> {
     /// The same encoder with these probabilities of dropout.
+    ///
+    /// # Panics
+    /// If one is not in `0..1`, as `config.json` and the run file are asked before.
     pub fn with_dropout(self, dropouts: Dropouts) -> Self {
+        let Dropouts { hidden, attention, classifier } = dropouts;
+        let fit = [hidden, attention, classifier].iter().all(|p| (0.0..1.0).contains(p));
+        assert!(fit, "a probability of dropout is not in 0..1: {dropouts:?}");
         Self { dropouts, ..self }
     }
 

@@ -65,7 +65,11 @@ impl<B: Backend> Head<B> {
     }
 
     /// The same head with this probability of dropout.
+    ///
+    /// # Panics
+    /// If it is not in `0..1`.
     pub fn with_dropout(self, dropout: f64) -> Self {
+        assert!((0.0..1.0).contains(&dropout), "a probability of dropout of {dropout} is not in 0..1");
         Self { dropout, ..self }
     }
 

@@ -92,7 +92,7 @@ pub enum Device {
 
 /// Dropout inside the backbone.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", expecting = "expected a number from 0 to 1 or \"checkpoint\"")]
+#[serde(rename_all = "snake_case", expecting = "expected a number from 0 to less than 1 or \"checkpoint\"")]
 pub enum BackboneDropout {
     /// As the checkpoint's config.json says.
     Checkpoint,

@@ -186,7 +186,7 @@ fn without_a_gradient_nothing_moves_and_decay_spares_the_named() {
 fn a_step_leaves_trained_leaves_and_frozen_values() {
     let toy = Toy::<Cpu>::new();
     let mut everything = grads(&toy, Some(gradient(0)), Some([1.0, 1.0]));
-    everything.register(toy.frozen.id, Tensor::<Flex, 1>::ones([2], &burn_flex::FlexDevice));
+    everything.register(toy.frozen.id, Tensor::<Flex, 1>::ones([2], &FlexDevice));
     let id = toy.weight.id;
     let toy = Optimizer::new(DECAY).step(1e-2, toy, &everything);
     assert_eq!(values(&toy.frozen.val()), [5.0, 6.0]);
