@@ -4,8 +4,8 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensorOps;
 use sara_svd::{
-    Accuracy, Algorithm, Convention, Engine, Error, Method, Place, Rule, Svd, SvdOps, nuclear_norm,
-    operations, randomized_svd, singular_values, spectrum_rank_by, svd_batched, svd_by,
+    Accuracy, Algorithm, Convention, Engine, Error, Place, Rule, Svd, SvdOps, Way, nuclear_norm, operations,
+    randomized_svd, singular_values, spectrum_rank_by, svd_batched, svd_by,
 };
 use serde::Serialize;
 
@@ -100,10 +100,10 @@ impl Kernel {
                 product(a)?;
                 Outcome::plain(Vec::new()).with(2.0 * (m * m * n) as f64)
             }
-            Self::Svd => self.outcome(svd_by(a, Method::Auto)?, m, n, 1),
-            Self::Jacobi => self.outcome(svd_by(a, Method::Jacobi)?, m, n, 1),
+            Self::Svd => self.outcome(svd_by(a, Way::Auto)?, m, n, 1),
+            Self::Jacobi => self.outcome(svd_by(a, Way::Jacobi)?, m, n, 1),
             Self::Stack => {
-                let mut all = svd_batched(a.unsqueeze::<3>().repeat_dim(0, STACK), Method::Auto)?;
+                let mut all = svd_batched(a.unsqueeze::<3>().repeat_dim(0, STACK), Way::Auto)?;
                 self.outcome(all.swap_remove(0), m, n, STACK)
             }
             Self::Values => Outcome::plain(singular_values(a)?.into_data().iter::<f64>().collect()),

@@ -16,7 +16,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use clap::{Parser, ValueEnum};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use sara_ops::threads::awake;
-use sara_svd::{Accuracy, Algorithm, Method, Svd, SvdOps, randomized_svd, svd_by};
+use sara_svd::{Accuracy, Algorithm, Svd, SvdOps, Way, randomized_svd, svd_by};
 use serde::Serialize;
 
 /// Large buffers come back from it at once, not page by page from the system.
@@ -188,8 +188,8 @@ fn decompose<B: SvdOps>(arguments: &Arguments, a: Tensor<B, 2>) -> Result<Svd<B>
     Ok(match arguments.method {
         Choice::Randomized if limit > 0 => randomized_svd(a, k, accuracy, SEED)?,
         Choice::Auto if k < limit => randomized_svd(a, k, accuracy, SEED)?,
-        Choice::Auto | Choice::Randomized => svd_by(a, Method::Auto)?,
-        Choice::Jacobi => svd_by(a, Method::Jacobi)?.truncate(k),
+        Choice::Auto | Choice::Randomized => svd_by(a, Way::Auto)?,
+        Choice::Jacobi => svd_by(a, Way::Jacobi)?.truncate(k),
     })
 }
 

@@ -24,15 +24,16 @@ mod vectors;
 use faer::MatRef;
 use half::{bf16, f16};
 
-use crate::spectrum_rank::check_share;
-pub use crate::spectrum_rank::rank_of;
+use crate::error::Error;
+pub use crate::rank_rule::rank_of;
+use crate::rank_rule::{Convention, SpectrumRank, check_share};
+
+pub(crate) use scaled::{Scaled, exponent, times_power_of_two};
+pub(crate) use solve::{Solver, Triplets, row_major};
 
 /// How far below the largest modulus of a column one still counts as the largest, relative: more than what rounding
 /// makes of entries that are equal, on a device and here, and the same rule on both.
 pub(crate) const TIE: f64 = 1e-4;
-use crate::{Convention, Error, SpectrumRank};
-pub(crate) use scaled::{Scaled, exponent, times_power_of_two};
-pub(crate) use solve::{Solver, Triplets, row_major};
 
 /// A thin decomposition `a = u diag(s) vt` in f64, row by row, with `k = min(m, n)`.
 ///

@@ -11,7 +11,7 @@ use crate::ops::{Engine, enter, entries, gram, product};
 use crate::prepare::{Prepared, epsilon};
 use crate::rows::{identity, squares};
 use crate::svd::{host_spectrum, on_host};
-use crate::{Algorithm, Error, Method, SvdOps};
+use crate::{Algorithm, Error, SvdOps, Way};
 
 /// Bounds of the nuclear norm.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -49,7 +49,7 @@ pub fn nuclear_norm<B: SvdOps>(a: Tensor<B, 2>) -> Result<NuclearNorm, Error> {
 
 fn norm<E: Engine>(a: Tensor<E, 2>) -> Result<NuclearNorm, Error> {
     let [m, n] = a.dims();
-    if on_host(&a, Method::Auto) || m.min(n) == 0 {
+    if on_host(&a, Way::Auto) || m.min(n) == 0 {
         let (s, solver) = host_spectrum(a)?;
         let (sum, slack) = (s.iter().sum::<f64>(), s.len() as f64 * solver.error_bound(&s, m.max(n)));
         return Ok(NuclearNorm {

@@ -44,7 +44,7 @@ pub trait SvdOps: Backend {
 ///
 /// A set of vectors is stored as the rows of a matrix throughout, since rows are contiguous.
 pub trait Engine: Backend {
-    /// Where the blocks run. [`crate::Method::Auto`] uses the Gram matrix in f64 on the host, and Jacobi
+    /// Where the blocks run. [`crate::Way::Auto`] uses the Gram matrix in f64 on the host, and Jacobi
     /// rotations on a device.
     fn place() -> Place {
         Place::Host

@@ -8,7 +8,7 @@ use crate::prepare::{Prepared, epsilon};
 use crate::rows::fix_signs;
 use crate::subspace::{Top, subspace};
 use crate::svd::{counted, leading_part, leading_part_of_flat, on_host, outside};
-use crate::{Algorithm, Error, Method, Report, Svd, SvdOps};
+use crate::{Algorithm, Error, Report, Svd, SvdOps, Way};
 
 /// How far [`randomized_svd`] goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -55,9 +55,9 @@ pub fn randomized_svd<B: SvdOps>(
 /// The `k` largest, on the engine.
 fn leading<E: Engine>(a: Tensor<E, 2>, k: usize, accuracy: Accuracy, seed: u32) -> Result<Svd<E>, Error> {
     let [m, n] = a.dims();
-    if on_host(&a, Method::Jacobi) {
+    if on_host(&a, Way::Jacobi) {
         // The device has no such numbers.
-        return leading_part(a, k, Method::Auto);
+        return leading_part(a, k, Way::Auto);
     }
     let (prepared, squares) = Prepared::with_squares(a.clone())?;
     let wide = m < n;
@@ -67,7 +67,7 @@ fn leading<E: Engine>(a: Tensor<E, 2>, k: usize, accuracy: Accuracy, seed: u32) 
         Accuracy::Full => subspace(&tall, k, seed)?,
     };
     let Some(Top { u, s, v, values, passes, error_bound, .. }) = top else {
-        return leading_part(a, k, Method::Auto);
+        return leading_part(a, k, Way::Auto);
     };
     let error_bound = energy_bound(&tall, squares, &values).min(error_bound);
     let (u, v) = if wide { fix_signs(v, u) } else { fix_signs(u, v) };

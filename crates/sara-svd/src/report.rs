@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 /// Which algorithm to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Method {
+pub enum Way {
     /// [`Algorithm::Gram`] or [`Algorithm::Bidiagonal`] on the host, [`Algorithm::Jacobi`] on a device.
     #[default]
     Auto,

@@ -7,7 +7,7 @@ use crate::ops::{Engine, enter, leave, matrix_data, product, scaled, take_bytes_
 use crate::orthonormalize::orthonormalize;
 use crate::prepare::{Prepared, rounding};
 use crate::rows::fix_signs;
-use crate::{Algorithm, Error, Method, Place, Precision, Report, SvdOps};
+use crate::{Algorithm, Error, Place, Precision, Report, SvdOps, Way};
 
 /// A thin singular value decomposition `a = u diag(s) vt`, with `k = min(m, n)` or as many as were asked for.
 ///
@@ -53,14 +53,14 @@ impl<B: Backend> Svd<B> {
 /// [`Error::NonFinite`], [`Error::NotConverged`], [`Error::Read`], [`Error::Dtype`], and [`Error::Overflow`]
 /// where a singular value is larger than the element type can hold.
 pub fn svd<B: SvdOps>(a: Tensor<B, 2>) -> Result<Svd<B>, Error> {
-    svd_by(a, Method::Auto)
+    svd_by(a, Way::Auto)
 }
 
 /// [`svd`] by a method of one's choice.
 ///
 /// # Errors
 /// As [`svd`].
-pub fn svd_by<B: SvdOps>(a: Tensor<B, 2>, method: Method) -> Result<Svd<B>, Error> {
+pub fn svd_by<B: SvdOps>(a: Tensor<B, 2>, method: Way) -> Result<Svd<B>, Error> {
     let a = enter::<B, 2>(a);
     B::Engine::run(|| counted(|| full(a, method))).map(outside)
 }
@@ -72,7 +72,7 @@ pub fn svd_by<B: SvdOps>(a: Tensor<B, 2>, method: Method) -> Result<Svd<B>, Erro
 ///
 /// # Errors
 /// As [`svd`], for the first matrix that has one.
-pub fn svd_batched<B: SvdOps>(a: Tensor<B, 3>, method: Method) -> Result<Vec<Svd<B>>, Error> {
+pub fn svd_batched<B: SvdOps>(a: Tensor<B, 3>, method: Way) -> Result<Vec<Svd<B>>, Error> {
     let [batch, m, n] = a.dims();
     let a = enter::<B, 3>(a);
     let all = B::Engine::run(|| {
@@ -109,8 +109,8 @@ pub fn singular_values<B: SvdOps>(a: Tensor<B, 2>) -> Result<Tensor<B, 1>, Error
 }
 
 fn values<E: Engine>(a: Tensor<E, 2>) -> Result<Tensor<E, 1>, Error> {
-    if !on_host(&a, Method::Auto) {
-        return Ok(full(a, Method::Auto)?.s);
+    if !on_host(&a, Way::Auto) {
+        return Ok(full(a, Way::Auto)?.s);
     }
     let (device, dtype) = (a.device(), a.dtype());
     Ok(push(checked(host_spectrum(a)?.0, dtype)?, dtype, &device))
@@ -139,21 +139,21 @@ pub(crate) fn outside<B: SvdOps>(svd: Svd<B::Engine>) -> Svd<B> {
 }
 
 /// Whether a method works on the host: by itself, or because the device has no such numbers.
-pub(crate) fn on_host<E: Engine, const D: usize>(a: &Tensor<E, D>, method: Method) -> bool {
+pub(crate) fn on_host<E: Engine, const D: usize>(a: &Tensor<E, D>, method: Way) -> bool {
     match E::place() {
-        Place::Host => method == Method::Auto,
+        Place::Host => method == Way::Auto,
         Place::Device => a.dtype() == DType::F64,
     }
 }
 
 /// The thin decomposition on the engine.
-pub(crate) fn full<E: Engine>(a: Tensor<E, 2>, method: Method) -> Result<Svd<E>, Error> {
+pub(crate) fn full<E: Engine>(a: Tensor<E, 2>, method: Way) -> Result<Svd<E>, Error> {
     let [m, n] = a.dims();
     leading_part(a, m.min(n), method)
 }
 
 /// [`full`] for the `k` largest values alone, from all of the matrix.
-pub(crate) fn leading_part<E: Engine>(a: Tensor<E, 2>, k: usize, method: Method) -> Result<Svd<E>, Error> {
+pub(crate) fn leading_part<E: Engine>(a: Tensor<E, 2>, k: usize, method: Way) -> Result<Svd<E>, Error> {
     let [m, n] = a.dims();
     if on_host(&a, method) || m.min(n) == 0 {
         return host_svd(a, k);
@@ -177,7 +177,7 @@ pub(crate) struct Leading<E: Engine> {
 pub(crate) fn leading_part_of_flat<E: Engine>(a: Tensor<E, 2>, k: usize) -> Result<Leading<E>, Error> {
     let rows = orthonormalize(a.clone())?;
     let core = product(a, rows.clone().transpose());
-    let Leading { u, s, v } = if on_host(&core, Method::Auto) {
+    let Leading { u, s, v } = if on_host(&core, Way::Auto) {
         let Svd { u, s, vt, .. } = host_svd(core, k)?;
         Leading { u: u.transpose(), s, v: vt }
     } else {

@@ -209,7 +209,7 @@ fn wrong_types_are_one_line() {
     );
     assert_error(LEAST, &["seed=-1"], "override `seed=-1`: invalid value: integer `-1`, expected u64");
     for wrong in ["backbone_dropout=true", "backbone_dropout=off"] {
-        let problem = "expected a number from 0 to 1 or \"checkpoint\"";
+        let problem = "expected a number from 0 to less than 1 or \"checkpoint\"";
         assert_error(LEAST, &[wrong], &format!("override `{wrong}`: {problem}"));
     }
     assert_error(

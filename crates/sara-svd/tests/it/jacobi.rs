@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor, TensorData};
 use burn_flex::{Flex, FlexDevice};
 use nalgebra::DMatrix;
-use sara_svd::{Algorithm, Error, Method, Place, Precision, Svd, SvdOps, svd_batched, svd_by};
+use sara_svd::{Algorithm, Error, Place, Precision, Svd, SvdOps, Way, svd_batched, svd_by};
 
 use crate::matrices::{Case, all, comfortable, double, gaussian, graded_columns, oracle};
 use crate::on_backends;
@@ -57,7 +57,7 @@ fn signs_are_those_of_the_host<B: SvdOps>() {
 }
 
 fn by_jacobi<B: SvdOps>(a: Tensor<B, 2>) -> Svd<B> {
-    svd_by(a, Method::Jacobi).unwrap()
+    svd_by(a, Way::Jacobi).unwrap()
 }
 
 fn every_matrix_obeys_the_laws<B: SvdOps>(place: Place) {
@@ -75,7 +75,7 @@ fn every_matrix_obeys_the_laws<B: SvdOps>(place: Place) {
 fn laws<B: SvdOps>(a: &DMatrix<f64>, place: Place) -> Vec<String> {
     let (m, n) = a.shape();
     let k = m.min(n);
-    let Svd { u, s, vt, report } = match svd_by(upload::<B>(a), Method::Jacobi) {
+    let Svd { u, s, vt, report } = match svd_by(upload::<B>(a), Way::Jacobi) {
         Ok(svd) => svd,
         Err(error) => return vec![error.to_string()],
     };
@@ -150,7 +150,7 @@ fn bad_input_is_an_error<B: SvdOps>() {
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let mut a = gaussian(6, 5, 42);
         a[(4, 2)] = bad;
-        match svd_by(upload::<B>(&a), Method::Jacobi).unwrap_err() {
+        match svd_by(upload::<B>(&a), Way::Jacobi).unwrap_err() {
             Error::NonFinite { row: 4, column: 2, value } => {
                 assert_eq!(value.to_bits() & !(1 << 63), bad.to_bits() & !(1 << 63));
             }
@@ -163,7 +163,7 @@ fn bad_input_is_an_error<B: SvdOps>() {
     }
     // Every entry fits into f32, their common singular value does not.
     let large = Tensor::<B, 2>::full([4, 4], f32::MAX, &B::Device::default());
-    assert_eq!(svd_by(large, Method::Jacobi).unwrap_err(), Error::Overflow { dtype: "f32" });
+    assert_eq!(svd_by(large, Way::Jacobi).unwrap_err(), Error::Overflow { dtype: "f32" });
 }
 
 fn the_same_input_gives_the_same_bits<B: SvdOps>() {
@@ -172,7 +172,7 @@ fn the_same_input_gives_the_same_bits<B: SvdOps>() {
     let twice = DMatrix::from_fn(50, 40, |i, j| duplicated[(i, j % 20)]);
     let matrices = [gaussian(50, 40, 45), DMatrix::identity(50, 40), twice];
     let stack = Tensor::stack::<3>(matrices.iter().map(upload::<B>).collect(), 0);
-    let together = svd_batched(stack, Method::Jacobi).unwrap();
+    let together = svd_batched(stack, Way::Jacobi).unwrap();
     for (a, in_batch) in matrices.iter().zip(together) {
         let alone = by_jacobi(upload::<B>(a));
         assert_eq!(values(alone.u), values(in_batch.u));

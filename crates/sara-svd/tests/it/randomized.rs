@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor, TensorData};
 use nalgebra::DMatrix;
 use sara_svd::{
-    Accuracy, Algorithm, Convention, Engine, Error, Method, Place, Precision, Rule, Svd, SvdOps, host,
+    Accuracy, Algorithm, Convention, Engine, Error, Place, Precision, Rule, Svd, SvdOps, Way, host,
     randomized_svd, spectrum_rank_by, svd_by,
 };
 
@@ -162,10 +162,9 @@ fn the_bound_of_half_precision_covers_its_rounding() {
     let a = planted(80, 70, &spectrum(70, |x| 1.0 - 0.9 * x), 66);
     let tensor = upload::<burn_flex::Flex>(&a).cast(DType::BF16);
     let expected = oracle(&matrix(tensor.clone()));
-    for svd in [
-        randomized_svd(tensor.clone(), 5, Accuracy::Full, 0).unwrap(),
-        svd_by(tensor, Method::Jacobi).unwrap(),
-    ] {
+    for svd in
+        [randomized_svd(tensor.clone(), 5, Accuracy::Full, 0).unwrap(), svd_by(tensor, Way::Jacobi).unwrap()]
+    {
         assert_eq!(svd.s.dtype(), DType::BF16);
         for (found, expected) in values(svd.s).iter().zip(&expected) {
             assert!((found - expected).abs() <= svd.report.error_bound, "{found}, not {expected}");
