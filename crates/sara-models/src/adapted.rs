@@ -13,15 +13,13 @@ use serde_json::Value;
 
 use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
-use crate::classify::{Classes, Dataset, Labels};
-use crate::data::{Task, read};
+use crate::classify::Classes;
+use crate::data::Task;
 use crate::encoder::Encoder;
 use crate::encoder::Loaded;
 use crate::encoder::config::EncoderFamily;
 use crate::encoder::head::{self, Head};
 use crate::error::{Error, Result};
-use crate::run;
-use crate::tokenizer::Tokenizer;
 use crate::train::Trained;
 
 /// What a trained head answers.
@@ -173,30 +171,4 @@ fn numbered(stored: &StoredAdapter, family: EncoderFamily) -> Result<Answer> {
             Err(sara_core::Error::Mismatch { what: "the adapter's head".to_owned(), mismatches }.into())
         }
     }
-}
-
-/// What a run learns from: the answer's classes, and both datasets.
-///
-/// A checkpoint with a classification head fixes the classes; otherwise they come from the training data, sorted.
-///
-/// # Errors
-/// What reading said, a label that is not known, or a task that the checkpoint's head does not have.
-pub fn prepare(
-    data: &run::Data,
-    task: Task,
-    labels: Option<&[String]>,
-    tokenizer: &Tokenizer,
-) -> Result<(Answer, Dataset, Dataset)> {
-    let (train, valid) = (read(&data.train, task)?, read(&data.valid, task)?);
-    let classes = match (task, labels) {
-        (Task::Regress, _) => None,
-        (_, Some(labels)) if labels.len() > 1 => Some(Classes::of_checkpoint(labels.to_vec())),
-        _ => Some(Classes::of_data(&train)?),
-    };
-    let targets = classes.as_ref().map_or(Labels::Values, Labels::Classes);
-    let max_tokens = data.max_tokens.unwrap_or(usize::MAX);
-    let train = Dataset::prepare(&train, tokenizer, max_tokens, targets)?;
-    let valid = Dataset::prepare(&valid, tokenizer, max_tokens, targets)?;
-    let classes = classes.as_ref().map_or_else(Vec::new, |classes| classes.names().to_vec());
-    Ok((Answer { task, classes }, train, valid))
 }

@@ -4,13 +4,14 @@ use std::num::NonZeroUsize;
 
 use sara_core::{Adapter, Pass};
 
+use crate::classify::metrics::{classification, regression};
 use crate::classify::{Dataset, Gold};
 use crate::data::{Order, batches};
 use crate::encoder::head::Head;
 use crate::encoder::{Encoder, Inputs};
 use crate::error::Result;
 use crate::train::Trained;
-use crate::train::metrics::{Metrics, classification, regression};
+use crate::train::metrics::Metrics;
 use sara_ops::LayerOps;
 
 /// The logits of every example, in the order of the dataset; each row is `[n_labels]`.

@@ -13,12 +13,12 @@ use super::{Classes, Classify, Dataset, Labels, classify};
 use crate::adapted::{Adapted, Answer};
 use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
+use crate::classify::metrics::largest;
 use crate::data::{Examples, Task};
 use crate::encoder::Loaded;
 use crate::encoder::check_tokens;
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
-use crate::train::metrics::largest;
 use crate::train::{Options, Trained};
 use sara_ops::LayerOps;
 

@@ -1,8 +1,9 @@
 //! Metrics against scikit-learn and scipy, and where those warn.
 
-use sara_models::train::metrics::{
-    Metrics, accuracy, classification, largest, macro_f1, matthews, pearson, regression, spearman,
+use sara_models::classify::metrics::{
+    accuracy, classification, largest, macro_f1, matthews, pearson, regression, spearman,
 };
+use sara_models::train::metrics::Metrics;
 
 /// Both sides sum in f64, in another order.
 const ROUNDING: f64 = 1e-14;
