@@ -1,6 +1,7 @@
 //! Accuracy, F1 and correlations. All sums are in f64.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use crate::train::metrics::Metrics;
 
