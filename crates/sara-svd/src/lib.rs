@@ -68,8 +68,8 @@
 //! The functions take any backend that implements [`SvdOps`]: `Flex`, `NdArray`, `CubeBackend`, `Fusion` and
 //! `Autodiff` around each of them, by the features `flex`, `ndarray`, `wgpu` and `cuda`. The algorithms are
 //! written once, on burn's tensors and a few building blocks ([`Engine`]), which a backend without kernels of its
-//! own computes on the host. [`host`] holds the host's own functions on plain slices, `strided` the product of
-//! matrices inside larger buffers, which flex takes. On the CPU call it all inside [`threads::awake`].
+//! own computes on the host. [`host`] holds the host's own functions on plain slices. On the CPU call it all inside
+//! [`sara_ops::threads::awake`].
 //!
 //! # Errors
 //!

@@ -20,6 +20,7 @@ pub(super) fn from_adapter(run: &mut Run, stored: &StoredAdapter, linears: &[Tar
     let dir = run.init_adapter.clone().unwrap_or_default();
     let mut notes = Vec::new();
     if !run.method.is_empty() {
+        // A field that the method does not have is an error of its own.
         run.method::<MethodConfig>()?;
     }
     match run.method.iter().next() {
@@ -31,8 +32,7 @@ pub(super) fn from_adapter(run: &mut Run, stored: &StoredAdapter, linears: &[Tar
             let of_adapter = serde_json::to_value(method).unwrap_or_default();
             for (field, value) in given.as_object().into_iter().flatten() {
                 let own = &of_adapter[name][field];
-                // A field that the method does not have is an error of its own, later.
-                if !own.is_null() && !equal(own, value) {
+                if !equal(own, value) {
                     return Err(differs(&dir, &format!("{name}.{field}"), own, value));
                 }
             }

@@ -96,6 +96,9 @@ fn the_phases_of_the_adapter_to_start_from_must_fit() {
     let text = std::fs::read_to_string(place.path("run.toml")).unwrap();
     let (head, tail) = (text.find("[method").unwrap(), text.find("[data]").unwrap());
     place.write("bare.toml", &format!("{}{}", &text[..head], &text[tail..]));
+    // An option that the adapter left to its default is another one too.
+    let args = ["train", "--config", "run.toml", "init_adapter=first/adapter", "method.adalora.interval=7"];
+    assert_refused(&place.sara(&args), &["adalora.interval = null", "run file says 7"]);
     let args = ["train", "--config", "bare.toml", "init_adapter=first/adapter", "optimizer.max_steps=1"];
     assert_refused(&place.sara(&args), &["adalora.initial_steps", "possible in 1 steps"]);
 }
