@@ -1,12 +1,12 @@
 //! The float parameters of a module by path: what files hold, and edits that keep a parameter trainable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::error::{Error, Result};
 
@@ -48,19 +48,37 @@ pub fn count_trained<B: Backend, M: Module<B>>(module: &M) -> usize {
 /// # Errors
 /// One [`Error::Mismatch`] that lists all that is missing, unused or of another shape or type; `what` names the source.
 pub fn restore<B: Backend, M: Module<B>>(module: M, tensors: &Tensors, what: &str) -> Result<M> {
-    let mut check = Check { path: Path::default(), tensors, seen: 0, mismatches: Vec::new() };
-    module.visit(&mut check);
-    let mut mismatches = check.mismatches;
-    if check.seen < tensors.len() {
-        let known = collect(&module);
-        mismatches.extend(
-            tensors.keys().filter(|path| !known.contains_key(*path)).map(|path| format!("{path}: unknown")),
-        );
-    }
+    let mut expected = Expected { path: Path::default(), all: Vec::new() };
+    module.visit(&mut expected);
+    let mismatches = mismatches(&expected.all, tensors);
     if !mismatches.is_empty() {
         return Err(Error::Mismatch { what: what.to_owned(), mismatches });
     }
     Ok(module.map(&mut Restore { path: Path::default(), tensors }))
+}
+
+/// A tensor that must be there: its path, its shape, and its type where that matters.
+pub type Wanted = (String, Vec<usize>, Option<DType>);
+
+/// What is missing in `tensors`, of another shape or type than expected, or not expected at all, one line each.
+pub fn mismatches(expected: &[Wanted], tensors: &Tensors) -> Vec<String> {
+    let misfit = |(path, shape, dtype): &Wanted| {
+        let Some(found) = tensors.get(path) else {
+            return Some(format!("{path}: missing, expected {shape:?}"));
+        };
+        let fits = found.shape.as_slice() == shape.as_slice();
+        match dtype {
+            Some(dtype) if !fits || found.dtype != *dtype => {
+                let (is, of) = (found.shape.as_slice(), found.dtype);
+                Some(format!("{path}: expected {shape:?} {dtype:?}, found {is:?} {of:?}"))
+            }
+            None if !fits => Some(format!("{path}: expected {shape:?}, found {:?}", found.shape.as_slice())),
+            _ => None,
+        }
+    };
+    let known: BTreeSet<&String> = expected.iter().map(|(path, ..)| path).collect();
+    let unknown = tensors.keys().filter(|path| !known.contains(path)).map(|path| format!("{path}: unknown"));
+    expected.iter().filter_map(misfit).chain(unknown).collect()
 }
 
 /// Paths of trained parameters that got no gradient.
@@ -129,31 +147,16 @@ impl<B: Backend> ModuleVisitor<B> for Count {
     }
 }
 
-struct Check<'a> {
+struct Expected {
     path: Path,
-    tensors: &'a Tensors,
-    seen: usize,
-    mismatches: Vec<String>,
+    all: Vec<Wanted>,
 }
 
-impl<B: Backend> ModuleVisitor<B> for Check<'_> {
+impl<B: Backend> ModuleVisitor<B> for Expected {
     follow_path!();
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        let path = self.path.joined();
-        let (shape, dtype) = (param.val().dims(), param.val().dtype());
-        match self.tensors.get(&path) {
-            None => self.mismatches.push(format!("{path}: missing, expected {shape:?}")),
-            Some(found) => {
-                self.seen += 1;
-                if found.shape.as_slice() != shape || found.dtype != dtype {
-                    self.mismatches.push(format!(
-                        "{path}: expected {shape:?} {dtype:?}, found {:?} {:?}",
-                        found.shape.as_slice(),
-                        found.dtype
-                    ));
-                }
-            }
-        }
+        let value = param.val();
+        self.all.push((self.path.joined(), value.dims().to_vec(), Some(value.dtype())));
     }
 }
 

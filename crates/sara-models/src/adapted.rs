@@ -96,7 +96,7 @@ pub fn read_adapter(dir: &Path, checkpoint: &Checkpoint) -> Result<(StoredAdapte
     if mismatches.is_empty() {
         return Ok((stored, Vec::new()));
     }
-    Err(sara_core::Error::Mismatch { what: dir.display().to_string(), mismatches }.into())
+    Err(Error::Mismatch { what: dir.display().to_string(), mismatches })
 }
 
 impl<B: LayerOps> Adapted<B> {
@@ -168,7 +168,7 @@ fn numbered(stored: &StoredAdapter, family: EncoderFamily) -> Result<Answer> {
         }
         None => {
             let mismatches = vec![format!("{name}: missing, expected [labels, width]")];
-            Err(sara_core::Error::Mismatch { what: "the adapter's head".to_owned(), mismatches }.into())
+            Err(Error::Mismatch { what: "the adapter's head".to_owned(), mismatches })
         }
     }
 }

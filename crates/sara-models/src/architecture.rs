@@ -83,11 +83,11 @@ pub trait Family: Architecture + Clone + Sized {
         let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => {
                 let problem = "does not exist; the model must be the directory of a Hugging Face checkpoint";
-                sara_core::Error::format(&path, problem)
+                Error::format(&path, problem)
             }
-            _ => sara_core::Error::io(&path, source),
+            _ => Error::io(&path)(source),
         })?;
-        Ok(Self::parse(&text).map_err(|problem| sara_core::Error::format(&path, problem))?)
+        Self::parse(&text).map_err(|problem| Error::format(&path, problem))
     }
 }
 

@@ -18,6 +18,24 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// A file does not hold what it should.
+    #[error("{}: {problem}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+
+    /// Names, shapes or types of stored tensors differ from what is expected.
+    #[error("{what}: {} tensors do not fit: {}", mismatches.len(), mismatches.join("; "))]
+    Mismatch {
+        /// The file or module.
+        what: String,
+        /// One entry for each tensor, with what was expected and what was found.
+        mismatches: Vec<String>,
+    },
+
     /// A data file's name tells no known format.
     #[error("{}: unknown kind of data file; its name must end in .jsonl, .csv or .tsv", path.display())]
     DataFormat {
@@ -242,6 +260,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// An error of a file's content.
+    pub fn format(path: &Path, problem: impl std::fmt::Display) -> Self {
+        Self::Format { path: path.to_owned(), problem: problem.to_string() }
+    }
+
     /// Turns what the system said about `path` into an [`Error::Io`]; for `map_err`.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();

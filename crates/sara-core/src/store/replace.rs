@@ -40,7 +40,7 @@ pub(super) fn write_through(
 ///
 /// # Errors
 /// What `fill` said, [`Error::Io`] where the system refuses.
-pub fn replace_dir(dest: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn replace_dir<E: From<Error>>(dest: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let failed = |source| Error::io(dest, source);
     let parent = parent(dest);
     fs::create_dir_all(parent).map_err(failed)?;
@@ -51,7 +51,8 @@ pub fn replace_dir(dest: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resul
     let aside = old.path().join("old");
     let moved = match fs::symlink_metadata(dest) {
         Ok(found) if !found.is_dir() => {
-            return Err(Error::format(dest, "is in the way: a directory is to be written here; remove it"));
+            let problem = "is in the way: a directory is to be written here; remove it";
+            return Err(Error::format(dest, problem).into());
         }
         Ok(_) => fs::rename(dest, &aside).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -63,13 +64,13 @@ pub fn replace_dir(dest: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resul
             // Kept rather than removed with the temporary directory: it is the only copy.
             let kept = old.keep();
             let problem = format!("{error}; what was here before is now in {}", kept.display());
-            return Err(Error::format(dest, problem));
+            return Err(Error::format(dest, problem).into());
         }
-        return Err(failed(error));
+        return Err(failed(error).into());
     }
     // It has its name now; the guard would only look for the old one.
     let _ = fresh.keep();
-    sync_dir(parent).map_err(failed)
+    Ok(sync_dir(parent).map_err(failed)?)
 }
 
 const FILE_MODE: u32 = 0o666;

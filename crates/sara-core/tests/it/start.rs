@@ -15,11 +15,11 @@ const RANK: usize = 40;
 const SHAPE: ModelShape = ModelShape { n_layers: 1, n_heads: 1, n_kv_heads: 1, head_dim: D_IN };
 const SITE: Site = Site { layer: 0, role: Role::Up };
 
-fn start(method: MethodConfig) -> (String, Tensors) {
+fn start(method: &MethodConfig) -> (String, Tensors) {
     let target = Target { site: SITE, name: "up".into(), d_in: D_IN, d_out: D_OUT };
     let plan = RankPlan { sites: vec![Planned { target, rank: RANK, alpha: None }] };
     let adapter = method.init::<Flex>(SHAPE, &plan, Seed(7), &FlexDevice).unwrap();
-    let name = serde_json::to_value(&method).unwrap().as_object().unwrap().keys().next().unwrap().clone();
+    let name = serde_json::to_value(method).unwrap().as_object().unwrap().keys().next().unwrap().clone();
     let prefix = format!("{}{}.layers.0-up", name[..1].to_uppercase(), &name[1..]);
     (prefix, collect(&adapter))
 }
@@ -50,12 +50,13 @@ fn is_normal(data: &TensorData, deviation: f64) {
 }
 
 fn is_all(data: &TensorData, value: f64) {
-    assert!(data.iter::<f64>().all(|found| found == value));
+    let expected = vec![value; data.num_elements()];
+    assert_eq!(data.iter::<f64>().collect::<Vec<_>>(), expected);
 }
 
 #[test]
 fn lora_is_uniform_and_zero() {
-    let (prefix, state) = start(MethodConfig::Lora(LoraConfig::default()));
+    let (prefix, state) = start(&MethodConfig::Lora(LoraConfig::default()));
     is_uniform(&state[&format!("{prefix}.down")], 1.0 / (D_IN as f64).sqrt());
     is_all(&state[&format!("{prefix}.up")], 0.0);
     assert_eq!(state.len(), 2);
@@ -63,13 +64,13 @@ fn lora_is_uniform_and_zero() {
 
 #[test]
 fn sara_starts_from_zero_up_or_zero_scale() {
-    let (prefix, state) = start(MethodConfig::Sara(SaraConfig::default()));
+    let (prefix, state) = start(&MethodConfig::Sara(SaraConfig::default()));
     is_uniform(&state[&format!("{prefix}.down")], 1.0 / (D_IN as f64).sqrt());
     is_all(&state[&format!("{prefix}.scale")], 1.0);
     is_all(&state[&format!("{prefix}.up")], 0.0);
 
     let config = SaraConfig { start: SaraStart::ZeroScale, ..SaraConfig::default() };
-    let (prefix, state) = start(MethodConfig::Sara(config));
+    let (prefix, state) = start(&MethodConfig::Sara(config));
     is_normal(&state[&format!("{prefix}.down")], 1.0 / (D_IN as f64).sqrt());
     is_all(&state[&format!("{prefix}.scale")], 0.0);
     is_normal(&state[&format!("{prefix}.up")], 1.0 / (D_OUT as f64).sqrt());
@@ -79,7 +80,7 @@ fn sara_starts_from_zero_up_or_zero_scale() {
 #[test]
 fn adalora_is_normal_around_a_zero_scale() {
     const DEVIATION: f64 = 0.02;
-    let (prefix, state) = start(MethodConfig::Adalora(AdaloraConfig::default()));
+    let (prefix, state) = start(&MethodConfig::Adalora(AdaloraConfig::default()));
     is_normal(&state[&format!("{prefix}.down")], DEVIATION);
     is_normal(&state[&format!("{prefix}.up")], DEVIATION);
     is_all(&state[&format!("{prefix}.scale")], 0.0);

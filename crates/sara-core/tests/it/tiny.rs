@@ -200,8 +200,8 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// An alpha that is no rank.
-fn branch(branch: BranchConfig) -> BranchConfig {
-    BranchConfig { alpha: 5.0, ..branch }
+fn branch() -> BranchConfig {
+    BranchConfig { alpha: 5.0, ..BranchConfig::default() }
 }
 
 /// Sum of both widths, the same at every site of [`Tiny`].
@@ -213,8 +213,8 @@ fn cases_of(method: MethodConfig) -> Vec<Case> {
         Case { name, method, plan, count, laws: Laws::LOW_RANK }
     };
     match method {
-        MethodConfig::Lora(config) => {
-            let config = LoraConfig { rank: 3, branch: branch(config.branch) };
+        MethodConfig::Lora(_) => {
+            let config = LoraConfig { rank: 3, branch: branch() };
             let root = BranchConfig { scaling: Scaling::RootRank, ..config.branch.clone() };
             let root = LoraConfig { branch: root, ..config.clone() };
             let mut mixed =
@@ -230,7 +230,7 @@ fn cases_of(method: MethodConfig) -> Vec<Case> {
             // The plan is made by hand: no weight is decomposed here.
             let plan = by_site([(1, None), (3, None), (2, None), (4, None)]);
             let (count, laws) = (10 * (WIDTHS + 1), Laws::LOW_RANK);
-            let config = SaraConfig { branch: branch(config.branch.clone()), ..config };
+            let config = SaraConfig { branch: branch(), ..config };
             let scale = SaraConfig { start: SaraStart::ZeroScale, ..config.clone() };
             vec![
                 Case { name: "sara", method: MethodConfig::Sara(config), plan: plan.clone(), count, laws },
@@ -238,12 +238,7 @@ fn cases_of(method: MethodConfig) -> Vec<Case> {
             ]
         }
         MethodConfig::Adalora(config) => {
-            let config = AdaloraConfig {
-                initial_rank: 3,
-                target_rank: 1,
-                branch: branch(config.branch.clone()),
-                ..config
-            };
+            let config = AdaloraConfig { initial_rank: 3, target_rank: 1, branch: branch(), ..config };
             vec![case("adalora", MethodConfig::Adalora(config), 4 * 3 * (WIDTHS + 1))]
         }
     }

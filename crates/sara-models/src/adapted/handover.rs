@@ -12,7 +12,7 @@ pub use sara_core::export::peft::Profile as PeftProfile;
 use crate::adapted::{Adapted, Answer};
 use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The description of an adapter of this model.
 ///
@@ -24,8 +24,7 @@ pub fn manifest(
     plan: &RankPlan,
     answer: &Answer,
 ) -> Result<Manifest> {
-    let task =
-        serde_json::to_value(answer).map_err(|error| sara_core::Error::format(&checkpoint.dir, error))?;
+    let task = serde_json::to_value(answer).map_err(|error| Error::format(&checkpoint.dir, error))?;
     Ok(Manifest {
         format: FORMAT,
         base: name_of(&checkpoint.dir),

@@ -46,7 +46,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             return Ok(());
         }
         let what = self.weights.path().display().to_string();
-        Err(sara_core::Error::Mismatch { what, mismatches: self.problems }.into())
+        Err(Error::Mismatch { what, mismatches: self.problems })
     }
 
     /// Whether the checkpoint has a layer at `path`.

@@ -11,7 +11,6 @@ use burn::tensor::backend::Backend;
 use safetensors::View;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use sara_core::Backbone;
-use sara_core::error::{Error as CoreError, Result as CoreResult};
 use sara_core::parameters::Tensors;
 use sara_core::store::replace_dir;
 use serde_json::{Value, json};
@@ -19,7 +18,7 @@ use serde_json::{Value, json};
 use super::Checkpoint;
 use crate::architecture::{Architecture, CONFIG};
 use crate::checkpoint::weights::{INDEX_FILE, SINGLE_FILE, encode, fits, in_file_order};
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// Bytes of tensors in one file, as transformers 4 splits them.
 const SHARD_BYTES: usize = 5_000_000_000;
@@ -60,11 +59,9 @@ impl<A: Architecture> Checkpoint<A> {
         out_dir: &Path,
         model: &impl Backbone<B>,
         head: Option<&SavedHead>,
-    ) -> Result<(), Error> {
+    ) -> Result<()> {
         if out_dir.exists() {
-            return Err(
-                CoreError::format(out_dir, "exists already; remove it or choose another place").into()
-            );
+            return Err(Error::format(out_dir, "exists already; remove it or choose another place"));
         }
         let pieces = self.pieces(model, head);
         replace_dir(out_dir, |made| {
@@ -72,7 +69,7 @@ impl<A: Architecture> Checkpoint<A> {
             for name in TOKENIZER_FILES {
                 let from = self.dir.join(name);
                 if from.exists() {
-                    fs::copy(&from, made.join(name)).map_err(|source| CoreError::io(&from, source))?;
+                    fs::copy(&from, made.join(name)).map_err(|source| Error::io(&from)(source))?;
                 }
             }
             write_shards(made, &pieces, SHARD_BYTES)?;
@@ -82,16 +79,14 @@ impl<A: Architecture> Checkpoint<A> {
             if mismatches.is_empty() {
                 return Ok(());
             }
-            Err(CoreError::Mismatch { what: out_dir.display().to_string(), mismatches })
-        })?;
-        Ok(())
+            Err(Error::Mismatch { what: out_dir.display().to_string(), mismatches })
+        })
     }
 
-    fn write_config(&self, to: &Path, head: Option<&SavedHead>) -> CoreResult<()> {
+    fn write_config(&self, to: &Path, head: Option<&SavedHead>) -> Result<()> {
         let (from, to) = (self.dir.join(CONFIG), to.join(CONFIG));
-        let text = fs::read(&from).map_err(|source| CoreError::io(&from, source))?;
-        let mut config: Value =
-            serde_json::from_slice(&text).map_err(|error| CoreError::format(&from, error))?;
+        let text = fs::read(&from).map_err(|source| Error::io(&from)(source))?;
+        let mut config: Value = serde_json::from_slice(&text).map_err(|error| Error::format(&from, error))?;
         if let (Some(head), Some(config)) = (head, config.as_object_mut()) {
             for (key, value) in &head.config {
                 match value {
@@ -101,7 +96,7 @@ impl<A: Architecture> Checkpoint<A> {
             }
         }
         let text = format!("{config:#}\n");
-        fs::write(&to, text).map_err(|source| CoreError::io(&to, source))
+        fs::write(&to, text).map_err(|source| Error::io(&to)(source))
     }
 
     /// Every tensor to write, by name.
@@ -208,7 +203,7 @@ impl View for &Piece<'_> {
 }
 
 /// Writes one file, or several of at most `limit` bytes of tensors and an index; a larger tensor has a file alone.
-fn write_shards(dir: &Path, pieces: &BTreeMap<String, Piece<'_>>, limit: usize) -> CoreResult<()> {
+fn write_shards(dir: &Path, pieces: &BTreeMap<String, Piece<'_>>, limit: usize) -> Result<()> {
     let mut shards: Vec<Vec<(&String, &Piece<'_>)>> = vec![Vec::new()];
     let (mut filled, mut total) = (0, 0);
     for (name, piece) in pieces {
@@ -238,15 +233,15 @@ fn write_shards(dir: &Path, pieces: &BTreeMap<String, Piece<'_>>, limit: usize) 
     }
     let path = dir.join(INDEX_FILE);
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-    fs::write(&path, format!("{index:#}\n")).map_err(|source| CoreError::io(&path, source))
+    fs::write(&path, format!("{index:#}\n")).map_err(|source| Error::io(&path)(source))
 }
 
-fn write_file(path: &Path, tensors: Vec<(&String, &Piece<'_>)>) -> CoreResult<()> {
+fn write_file(path: &Path, tensors: Vec<(&String, &Piece<'_>)>) -> Result<()> {
     // transformers asks for this line.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    serialize_to_file(tensors, Some(metadata), path).map_err(|error| CoreError::format(path, error))?;
+    serialize_to_file(tensors, Some(metadata), path).map_err(|error| Error::format(path, error))?;
     // The crate leaves a file that only its owner may read; let it be as readable as its neighbour.
-    let io = |source| CoreError::io(path, source);
+    let io = |source| Error::io(path)(source);
     let permissions = fs::metadata(path.with_file_name(CONFIG)).map_err(io)?.permissions();
     fs::set_permissions(path, permissions).map_err(io)
 }

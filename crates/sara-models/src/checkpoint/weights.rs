@@ -10,9 +10,10 @@ use burn::tensor::TensorData;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, TensorView};
-use sara_core::error::{Error, Result};
 use sara_ops::buffer::transpose;
 use serde::Deserialize;
+
+use crate::error::{Error, Result};
 
 /// A checkpoint in one file.
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -64,7 +65,7 @@ impl Weights {
     }
 
     fn open_sharded(dir: &Path, path: PathBuf) -> Result<Self> {
-        let text = fs::read_to_string(&path).map_err(|source| Error::io(&path, source))?;
+        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
         let index: Index = serde_json::from_str(&text).map_err(|error| Error::format(&path, error))?;
         let (mut files, mut opened, mut file_of) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for (tensor, name) in index.weight_map {
@@ -134,7 +135,7 @@ impl Weights {
 
 impl MappedFile {
     fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::io(path, source);
+        let io = |source| Error::io(path)(source);
         let file = File::open(path).map_err(io)?;
         #[expect(unsafe_code, reason = "a memory map is a promise about other processes")]
         // SAFETY: the map is read only and private to this value; as with every reader of checkpoints, nobody may

@@ -5,7 +5,7 @@ use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
 use sara_core::low_rank::linear;
-use sara_core::parameters::{Tensors, edit};
+use sara_core::parameters::{Tensors, edit, mismatches};
 use sara_core::{LayerOps, Pass};
 use serde_json::{Value, json};
 
@@ -107,7 +107,7 @@ impl<B: Backend> Head<B> {
         if self.n_labels() != labels.len() {
             let found = format!("{} names for a head of {} labels", labels.len(), self.n_labels());
             let (field, expected) = ("labels".to_owned(), "a name for each".to_owned());
-            return Err(sara_core::Error::Config { field, found, expected }.into());
+            return Err(Error::Config { field, found, expected });
         }
         let numbered = || labels.iter().enumerate();
         let by_id = numbered().map(|(i, name)| (i.to_string(), json!(name)));
@@ -129,23 +129,11 @@ impl<B: Backend> Head<B> {
     /// # Errors
     /// [`Error::Core`] that lists every tensor that is missing, unknown or of another shape; `what` names the source.
     pub fn with_tensors(mut self, tensors: &Tensors, what: &str) -> Result<Self, Error> {
-        let expected: Vec<(String, Vec<usize>)> =
-            self.tensors().into_iter().map(|(name, data)| (name, data.shape.to_vec())).collect();
-        let mut mismatches = Vec::new();
-        for (name, shape) in &expected {
-            match tensors.get(name) {
-                None => mismatches.push(format!("{name}: missing, expected {shape:?}")),
-                Some(found) if found.shape.as_slice() != shape.as_slice() => {
-                    mismatches
-                        .push(format!("{name}: expected {shape:?}, found {:?}", found.shape.as_slice()));
-                }
-                Some(_) => {}
-            }
-        }
-        let known = |name: &String| expected.iter().any(|(expected, _)| expected == name);
-        mismatches.extend(tensors.keys().filter(|name| !known(name)).map(|name| format!("{name}: unknown")));
+        let own = self.tensors().into_iter();
+        let expected: Vec<_> = own.map(|(name, data)| (name, data.shape.to_vec(), None)).collect();
+        let mismatches = mismatches(&expected, tensors);
         if !mismatches.is_empty() {
-            return Err(sara_core::Error::Mismatch { what: what.to_owned(), mismatches }.into());
+            return Err(Error::Mismatch { what: what.to_owned(), mismatches });
         }
         let [dense, out_proj] = paths(self.family);
         self.dense = replaced(self.dense, dense, tensors);

@@ -69,7 +69,7 @@ impl Checkpoint<EncoderConfig> {
     ) -> Result<Loaded<B>, Error> {
         if n_labels == 0 {
             let (field, found, expected) = ("labels".to_owned(), "0".to_owned(), "1 or more".to_owned());
-            return Err(sara_core::Error::Config { field, found, expected }.into());
+            return Err(Error::Config { field, found, expected });
         }
         let mut loader = self.loader(device);
         let model = self.config.load(&mut loader);

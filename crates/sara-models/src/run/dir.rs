@@ -96,9 +96,7 @@ impl RunDir {
         Self::check_same(path, run_toml)?;
         let path = path.join(SUMMARY);
         match fs::read_to_string(&path) {
-            Ok(text) => {
-                Ok(Some(serde_json::from_str(&text).map_err(|error| sara_core::Error::format(&path, error))?))
-            }
+            Ok(text) => Ok(Some(serde_json::from_str(&text).map_err(|error| Error::format(&path, error))?)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io(&path)(error)),
         }
@@ -110,8 +108,7 @@ impl RunDir {
     /// What the system said.
     pub fn write_summary(&self, summary: &Summary) -> Result<()> {
         let path = self.path.join(SUMMARY);
-        let text =
-            serde_json::to_string_pretty(summary).map_err(|error| sara_core::Error::format(&path, error))?;
+        let text = serde_json::to_string_pretty(summary).map_err(|error| Error::format(&path, error))?;
         Ok(write_file(&path, text.as_bytes())?)
     }
 
@@ -213,7 +210,7 @@ fn read_snapshot(dir: &Path) -> Result<Snapshot> {
     let path = dir.join(STATE);
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
     let StateFile { step, best } =
-        serde_json::from_str(&text).map_err(|error| sara_core::Error::format(&path, error))?;
+        serde_json::from_str(&text).map_err(|error| Error::format(&path, error))?;
     let (trained, optimizer) =
         (read_safetensors(&dir.join(TRAINED))?, read_safetensors(&dir.join(OPTIMIZER))?);
     Ok(Snapshot { step, best, trained, optimizer })
@@ -233,8 +230,7 @@ pub struct RunJournal {
 impl RunJournal {
     fn line(&mut self, record: &impl Serialize) -> Result<()> {
         let path = self.dir.path.join(METRICS);
-        let mut line =
-            serde_json::to_string(record).map_err(|error| sara_core::Error::format(&path, error))?;
+        let mut line = serde_json::to_string(record).map_err(|error| Error::format(&path, error))?;
         line.push('\n');
         self.metrics.write_all(line.as_bytes()).map_err(Error::io(&path))
     }
@@ -263,13 +259,12 @@ impl<B: LayerOps> Journal<Classifier<B>> for RunJournal {
     fn snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
         self.metrics.sync_all().map_err(Error::io(&self.dir.path.join(METRICS)))?;
         let dest = self.dir.path.join(SNAPSHOTS).join(format!("step-{}", snapshot.step));
-        replace_dir(&dest, |dir| {
+        replace_dir::<Error>(&dest, |dir| {
             write_safetensors(&dir.join(TRAINED), &snapshot.trained, &[])?;
             write_safetensors(&dir.join(OPTIMIZER), &snapshot.optimizer, &[])?;
             let file = StateFile { step: snapshot.step, best: snapshot.best.clone() };
-            let text =
-                serde_json::to_vec_pretty(&file).map_err(|error| sara_core::Error::format(&dest, error))?;
-            write_file(&dir.join(STATE), &text)
+            let text = serde_json::to_vec_pretty(&file).map_err(|error| Error::format(&dest, error))?;
+            Ok(write_file(&dir.join(STATE), &text)?)
         })?;
         let all = self.dir.snapshots()?;
         for (_, old) in all.iter().take(all.len().saturating_sub(KEPT)) {
