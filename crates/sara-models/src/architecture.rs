@@ -76,7 +76,7 @@ pub trait Family: Architecture + Clone + Sized {
     /// Reads `config.json` in `dir`.
     ///
     /// # Errors
-    /// [`Error::Core`] where the file cannot be read, is of another family, or asks for something that is not computed
+    /// [`Error::Io`] or [`Error::Format`] where the file cannot be read, is of another family, or asks for something that is not computed
     /// here.
     fn read(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(CONFIG);

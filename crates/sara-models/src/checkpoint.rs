@@ -63,7 +63,7 @@ impl<A: Family> Checkpoint<A> {
     /// Opens a directory with `config.json` and safetensors files.
     ///
     /// # Errors
-    /// [`Error::Core`] where a file is missing, damaged, or of another family.
+    /// [`Error::Io`] or [`Error::Format`] where a file is missing, damaged, or of another family.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         Self::with_config(dir, A::read(dir)?)
     }

@@ -53,7 +53,7 @@ impl<A: Architecture> Checkpoint<A> {
     /// complete.
     ///
     /// # Errors
-    /// [`Error::Core`] where `out_dir` exists or cannot be written, or a value does not fit the dtype.
+    /// [`Error::Format`] where `out_dir` exists, [`Error::Mismatch`] where a value does not fit the dtype, or what writing said.
     pub fn save_merged<B: Backend>(
         &self,
         out_dir: &Path,

@@ -102,7 +102,7 @@ impl<B: Backend> Head<B> {
     /// What a checkpoint with this head says of it; `labels` are the names of its classes.
     ///
     /// # Errors
-    /// [`Error::Core`] where there are not as many names as logits.
+    /// [`Error::Config`] where there are not as many names as logits.
     pub fn saved(&self, labels: &[String]) -> Result<SavedHead, Error> {
         if self.n_labels() != labels.len() {
             let found = format!("{} names for a head of {} labels", labels.len(), self.n_labels());
@@ -127,7 +127,7 @@ impl<B: Backend> Head<B> {
     /// This head with the values of `tensors`, named and oriented as [`Self::tensors`] gives them.
     ///
     /// # Errors
-    /// [`Error::Core`] that lists every tensor that is missing, unknown or of another shape; `what` names the source.
+    /// [`Error::Mismatch`] that lists every tensor that is missing, unknown or of another shape; `what` names the source.
     pub fn with_tensors(mut self, tensors: &Tensors, what: &str) -> Result<Self, Error> {
         let own = self.tensors().into_iter();
         let expected: Vec<_> = own.map(|(name, data)| (name, data.shape.to_vec(), None)).collect();
