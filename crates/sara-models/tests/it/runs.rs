@@ -112,6 +112,11 @@ fn a_run_that_peft_cannot_have_ends_well() {
     assert!(done.stdout.contains("no files for PEFT"), "{}", done.stdout);
     assert!(done.stdout.contains("no site changes anything"), "{}", done.stdout);
     assert!(place.path("run/summary.json").exists() && !place.path("run/peft").exists());
+    // AdaLoRA's scales stay at zero too: this is how a finished run once ended with code 1 and no summary.
+    let adalora = "method={adalora={initial_rank=3,target_rank=1}}";
+    let args = ["train", "--config", "run.toml", adalora, "output=other", "optimizer.learning_rate=1e-300"];
+    place.sara_ok(&args);
+    assert!(place.path("other/summary.json").exists() && !place.path("other/peft").exists());
 }
 
 #[test]
