@@ -6,6 +6,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::buffer::size;
+
 /// A matrix in a buffer, read only.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
@@ -251,17 +253,6 @@ struct Block<'a> {
     row: usize,
     column: usize,
     matrix: MatrixMut<'a>,
-}
-
-/// Entries of a matrix of this shape.
-///
-/// # Panics
-/// If no buffer could hold so many: release builds multiply unchecked, and a smaller buffer would then be written beyond
-/// its end.
-fn size([n_rows, n_cols]: [usize; 2]) -> usize {
-    let size = n_rows.checked_mul(n_cols);
-    assert!(size.is_some(), "no buffer holds {n_rows} x {n_cols} entries");
-    size.unwrap_or_default()
 }
 
 /// Whether `count` from `start` on are among so many.

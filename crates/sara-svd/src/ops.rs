@@ -403,3 +403,31 @@ fn push<B: Backend>(
 ) -> FloatTensor<B> {
     B::float_from_data(rounded(values, shape, dtype), device)
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::Tensor;
+    use burn_flex::{Flex, FlexDevice};
+
+    use super::{Places, turn};
+
+    #[test]
+    fn only_permutations_are_places() {
+        let refused = |places: &[i64]| {
+            let places = places.to_vec();
+            std::panic::catch_unwind(|| Places::<Flex>::new(places, &FlexDevice)).is_err()
+        };
+        assert!(!refused(&[2, 0, 3, 1]) && !refused(&[]));
+        for wrong in [&[0, 0][..], &[1, 2], &[0, 2], &[-1, 0], &[0, 1, 1, 3], &[i64::MAX, 0]] {
+            assert!(refused(wrong), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a place for each block")]
+    fn there_is_a_place_for_each_block() {
+        let places = Places::<Flex>::new(vec![1, 0], &FlexDevice);
+        let rotations = Tensor::zeros([2, 4, 4], &FlexDevice);
+        turn(rotations, Tensor::zeros([2, 4, 3], &FlexDevice), places);
+    }
+}
