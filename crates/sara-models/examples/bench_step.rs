@@ -63,10 +63,9 @@ fn bench(args: &Args) -> anyhow::Result<()> {
     let checkpoint = <Checkpoint>::open(&args.model)?;
     let config = &checkpoint.config;
     let names = args.targets.split(',').map(str::to_owned).collect();
-    let targets = Targets::Named(names).select(&config.linears())?;
+    let targets = Targets::Named(names);
     let method: MethodConfig = serde_json::from_str(&args.method)?;
-    let plan = method.plan(config.shape(), &targets, &mut checkpoint.weight_source::<Flex>(&device))?;
-    let adapter = method.init(config.shape(), &plan, Seed(0), &device)?;
+    let (adapter, _) = checkpoint.new_adapter(&method, &targets, Seed(0), &device)?;
     let Loaded { model, head, .. } = checkpoint.load_with_new_head::<Autodiff<Flex>>(2, Seed(0), &device)?;
     let optimizer =
         OptimizerConfig { batch_size: args.batch, max_steps: Some(args.steps), ..OptimizerConfig::default() };

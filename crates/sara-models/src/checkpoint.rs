@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
-use sara_core::{Target, WeightSource};
+use sara_core::{AnyAdapter, LayerOps, MethodConfig, RankPlan, Seed, Target, Targets, WeightSource};
+use sara_svd::SvdOps;
 
 use self::loader::Loader;
 use self::weights::{Weights, to_f32_transposed};
@@ -94,6 +95,24 @@ impl<A: Architecture> Checkpoint<A> {
     /// The pretrained weights of linear layers, one at a time, for methods that start from them.
     pub fn weight_source<B: Backend>(&self, device: &B::Device) -> impl WeightSource<B> {
         WeightReader::<A, B> { checkpoint: self, device: device.clone() }
+    }
+
+    /// A new adapter beside this model, of which the ranks are planned, the first values drawn and the weights asked.
+    ///
+    /// # Errors
+    /// Where the method or the targets do not fit the model, or what reading or decomposing a weight said.
+    pub fn new_adapter<B: LayerOps + SvdOps>(
+        &self,
+        method: &MethodConfig,
+        targets: &Targets,
+        seed: Seed,
+        device: &B::Device,
+    ) -> Result<(AnyAdapter<B>, RankPlan), Error> {
+        let (shape, targets) = (self.config.shape(), targets.select(&self.config.linears())?);
+        let mut weights = self.weight_source::<B>(device);
+        let plan = method.plan(shape, &targets, &mut weights)?;
+        let adapter = method.start(shape, &plan, seed, &mut weights, device)?;
+        Ok((adapter, plan))
     }
 
     /// A loader of this checkpoint's tensors, under the names of a model with a head.

@@ -22,6 +22,18 @@ enum Origin {
 }
 
 impl Classes {
+    /// The classes of a run: a checkpoint with a classification head fixes them by its `labels`, otherwise they come from
+    /// the training data.
+    ///
+    /// # Errors
+    /// As [`Self::of_data`].
+    pub fn of_run(labels: Option<&[String]>, train: &Examples) -> Result<Self> {
+        match labels {
+            Some(labels) if labels.len() > 1 => Ok(Self::of_checkpoint(labels.to_vec())),
+            _ => Self::of_data(train),
+        }
+    }
+
     /// The classes of a checkpoint with a head, in the order of its `id2label`.
     pub fn of_checkpoint(names: Vec<String>) -> Self {
         Self { names, origin: Origin::Checkpoint }

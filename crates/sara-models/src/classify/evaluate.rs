@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use sara_core::{Adapter, Pass};
+use sara_ops::LayerOps;
 
 use crate::classify::metrics::{classification, regression};
 use crate::classify::{Dataset, Gold};
@@ -12,7 +13,6 @@ use crate::encoder::{Encoder, Inputs};
 use crate::error::Result;
 use crate::train::Trained;
 use crate::train::metrics::Metrics;
-use sara_ops::LayerOps;
 
 /// The logits of every example, in the order of the dataset; each row is `[n_labels]`.
 ///

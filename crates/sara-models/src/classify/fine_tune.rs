@@ -6,6 +6,7 @@ use std::path::Path;
 use burn::module::AutodiffModule;
 use burn_autodiff::Autodiff;
 use sara_core::{MethodConfig, Seed, Targets};
+use sara_ops::LayerOps;
 use sara_svd::SvdOps;
 
 use super::evaluate::predict;
@@ -15,12 +16,11 @@ use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
 use crate::classify::metrics::largest;
 use crate::data::{Examples, Task};
-use crate::encoder::Loaded;
-use crate::encoder::check_tokens;
+use crate::encoder::{Loaded, check_tokens};
 use crate::error::Result;
+use crate::run::Run;
 use crate::tokenizer::Tokenizer;
 use crate::train::{Options, Trained};
-use sara_ops::LayerOps;
 
 /// How to fine-tune: everything has a default but the method.
 #[derive(Debug, Clone)]
@@ -47,8 +47,7 @@ pub struct FineTuned<B: LayerOps> {
 impl FineTune {
     /// Fine-tuning by this method, with defaults for everything else.
     pub fn by(method: MethodConfig) -> Self {
-        let targets = Targets::Named(vec!["query".into(), "value".into()]);
-        Self { method, targets, max_tokens: None, options: Options::default() }
+        Self { method, targets: Run::default_targets(), max_tokens: None, options: Options::default() }
     }
 
     /// Trains on `examples`, beside the model in `model_dir`.
@@ -67,22 +66,15 @@ impl FineTune {
         let (checkpoint, tokenizer) = (<Checkpoint>::open(model_dir)?, Tokenizer::load(model_dir)?);
         let config = &checkpoint.config;
         let max_tokens = config.max_tokens(*max_tokens)?;
-        let classes = Classes::of_data(examples)?;
+        let classes = Classes::of_run(config.labels.as_deref(), examples)?;
         let train = Dataset::prepare(examples, &tokenizer, max_tokens, Labels::Classes(&classes))?;
         check_tokens(config, &train)?;
         method.check_steps(options.optimizer.total_steps(train.items.len()))?;
 
-        let (seed, targets) = (Seed(options.seed), targets.select(&config.linears())?);
-        let plan = method.plan(config.shape(), &targets, &mut checkpoint.weight_source::<B>(device))?;
-        let adapter = {
-            let mut weights = checkpoint.weight_source::<Autodiff<B>>(device);
-            method.start(config.shape(), &plan, seed, &mut weights, device)?
-        };
-        let n_labels = classes.names().len();
-        let Loaded { model, head, notes } = match config.labels.as_ref().map(Vec::len) {
-            Some(n) if n != n_labels => checkpoint.load_with_new_head(n_labels, seed, device)?,
-            _ => checkpoint.load::<Autodiff<B>>(n_labels, seed, device)?,
-        };
+        let seed = Seed(options.seed);
+        let (adapter, _) = checkpoint.new_adapter(method, targets, seed, device)?;
+        let Loaded { model, head, notes } =
+            checkpoint.load::<Autodiff<B>>(classes.names().len(), seed, device)?;
         let task = Classify { model: &model, train: &train, valid: None, options: options.clone() };
         let outcome = classify(&task, Trained::new(adapter, head), None, &mut ())?;
 

@@ -4,13 +4,13 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Int, Tensor, TensorData};
 use sara_core::{Adapter, Pass};
+use sara_ops::TrainOps;
 
 use super::Batch;
 use crate::encoder::head::Head;
 use crate::encoder::{Encoder, Inputs};
 use crate::error::Result;
 use crate::train::{Objective, Trained};
-use sara_ops::TrainOps;
 
 /// The mean loss over the examples of a batch, of a head on the first token of `model`.
 #[derive(Debug)]

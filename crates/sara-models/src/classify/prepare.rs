@@ -9,8 +9,6 @@ use crate::tokenizer::Tokenizer;
 
 /// What a run learns from: the answer's classes, and both datasets.
 ///
-/// A checkpoint with a classification head fixes the classes; otherwise they come from the training data, sorted.
-///
 /// # Errors
 /// What reading said, a label that is not known, or a task that the checkpoint's head does not have.
 pub fn prepare(
@@ -20,10 +18,9 @@ pub fn prepare(
     tokenizer: &Tokenizer,
 ) -> Result<(Answer, Dataset, Dataset)> {
     let (train, valid) = (read(&data.train, task)?, read(&data.valid, task)?);
-    let classes = match (task, labels) {
-        (Task::Regress, _) => None,
-        (_, Some(labels)) if labels.len() > 1 => Some(Classes::of_checkpoint(labels.to_vec())),
-        _ => Some(Classes::of_data(&train)?),
+    let classes = match task {
+        Task::Regress => None,
+        Task::Classify => Some(Classes::of_run(labels, &train)?),
     };
     let targets = classes.as_ref().map_or(Labels::Values, Labels::Classes);
     let max_tokens = data.max_tokens.unwrap_or(usize::MAX);

@@ -6,6 +6,7 @@ use burn::module::AutodiffModule;
 use burn::tensor::backend::AutodiffBackend;
 use sara_core::parameters::{collect, restore};
 use sara_core::{Progress, Seed, Trainable};
+use sara_ops::TrainOps;
 
 use super::loss::ClassifyLoss;
 use crate::classify::evaluate::evaluate;
@@ -18,7 +19,6 @@ use crate::train::{
     Best, Clock, EvaluationRecord, Journal, Options, Outcome, Snapshot, StepOptions, StepRecord, Stepped,
     Timetable, Trained, step as one_step,
 };
-use sara_ops::TrainOps;
 
 /// What is trained on, and how.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use burn_autodiff::Autodiff;
 use sara_core::parameters::Tensors;
 use sara_core::store::StoredAdapter;
 use sara_core::{Adapter, AnyAdapter, MethodConfig, RankPlan, Seed};
+use sara_ops::LayerOps;
 use sara_svd::SvdOps;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,6 @@ use crate::train::metrics::Metrics;
 use crate::train::{
     Best, EvaluationRecord, Journal, Options, Outcome, Snapshot, StepRecord, Trained, peak_memory_bytes,
 };
-use sara_ops::LayerOps;
 
 /// A run, checked: nothing is written before this stands.
 #[derive(Debug)]
@@ -160,12 +160,9 @@ impl Prepared {
             let (adapter, plan) = (stored.build(device)?, stored.manifest.plan.clone());
             return Ok(Start { adapter, plan, head: stored.head.clone() });
         }
-        let (config, shape) = (&self.checkpoint.config, self.checkpoint.config.shape());
         let targets = self.run.targets.clone().unwrap_or_else(Run::default_targets);
-        let targets = targets.select(&config.linears())?;
-        let plan = self.method.plan(shape, &targets, &mut self.checkpoint.weight_source::<B>(device))?;
-        let mut weights = self.checkpoint.weight_source::<Autodiff<B>>(device);
-        let adapter = self.method.start(shape, &plan, Seed(self.run.seed), &mut weights, device)?;
+        let seed = Seed(self.run.seed);
+        let (adapter, plan) = self.checkpoint.new_adapter(&self.method, &targets, seed, device)?;
         Ok(Start { adapter, plan, head: Tensors::new() })
     }
 
@@ -190,10 +187,7 @@ impl Prepared {
             }
             _ => notes.iter().for_each(|note| watcher.note("note", note)),
         }
-        let dropouts = match run.backbone_dropout {
-            BackboneDropout::Checkpoint => checkpoint.config.dropouts,
-            BackboneDropout::Rate(rate) => Dropouts { hidden: rate, attention: rate, classifier: rate },
-        };
+        let dropouts = self.dropouts();
         watcher.note("dropout", &format!("{} in the backbone", dropouts.hidden));
         let (model, head) = (model.with_dropout(dropouts), head.with_dropout(dropouts.classifier));
         let total = run.optimizer.total_steps(train.items.len());
@@ -207,14 +201,7 @@ impl Prepared {
         if let Some(snapshot) = &snapshot {
             watcher.note("resuming", &format!("at step {}", snapshot.step));
         }
-        let options = Options {
-            seed: run.seed,
-            shuffle: run.data.shuffle,
-            optimizer: run.optimizer.clone(),
-            eval_every: run.eval_every,
-            save_every: Some(run.save_every),
-            stop_after: mode.stop_after,
-        };
+        let options = self.options(mode.stop_after);
         let task = Classify { model: &model, train, valid: Some(valid), options };
         let mut journal = Watched { journal: dir.journal(manifest.clone())?, watcher };
         let outcome = classify(&task, Trained::new(adapter, head), snapshot, &mut journal)?;
@@ -247,6 +234,26 @@ impl Prepared {
             written => written?,
         }
         Ok(Ended::Finished(summary))
+    }
+
+    /// Dropout inside the backbone and the head.
+    fn dropouts(&self) -> Dropouts {
+        match self.run.backbone_dropout {
+            BackboneDropout::Checkpoint => self.checkpoint.config.dropouts,
+            BackboneDropout::Rate(rate) => Dropouts { hidden: rate, attention: rate, classifier: rate },
+        }
+    }
+
+    /// How the run file says to train.
+    fn options(&self, stop_after: Option<usize>) -> Options {
+        Options {
+            seed: self.run.seed,
+            shuffle: self.run.data.shuffle,
+            optimizer: self.run.optimizer.clone(),
+            eval_every: self.run.eval_every,
+            save_every: Some(self.run.save_every),
+            stop_after,
+        }
     }
 
     /// The PEFT export of a finished run.

@@ -111,15 +111,20 @@ fn six_items() -> Dataset {
     Dataset { items: (0..6).map(item).collect(), report }
 }
 
+/// The fixture's model, and a new LoRA beside each of its layers.
+fn lora_everywhere() -> (Encoder<Train>, Trained<Train, AnyAdapter<Train>, Head<Train>>) {
+    let checkpoint = <Checkpoint>::open(&fixture(BASE)).unwrap();
+    let Loaded { model, head, .. } = checkpoint.load::<Train>(3, Seed(0), &FlexDevice).unwrap();
+    let method = MethodConfig::Lora(LoraConfig { rank: 2, ..LoraConfig::default() });
+    let (adapter, _) = checkpoint.new_adapter(&method, &Targets::AllLinear, Seed(0), &FlexDevice).unwrap();
+    (model, Trained::new(adapter, head))
+}
+
 /// Decay so strong that a spared parameter cannot be mistaken for one that decayed.
 #[test]
 fn the_backbone_never_moves_and_biases_do_not_decay() {
     let _noise = NOISE.lock().unwrap();
-    let checkpoint = <Checkpoint>::open(&fixture(BASE)).unwrap();
-    let Loaded { model, head, .. } = checkpoint.load::<Train>(3, Seed(0), &FlexDevice).unwrap();
-    let adapter = MethodConfig::Lora(LoraConfig { rank: 2, ..LoraConfig::default() });
-    let plan = RankPlan::constant(&checkpoint.config.linears(), 2).unwrap();
-    let adapter = adapter.init(checkpoint.config.shape(), &plan, Seed(0), &FlexDevice).unwrap();
+    let (model, start) = lora_everywhere();
     let data = six_items();
     let run = |weight_decay: f64| {
         let optimizer = OptimizerConfig {
@@ -131,10 +136,9 @@ fn the_backbone_never_moves_and_biases_do_not_decay() {
             ..OptimizerConfig::default()
         };
         let options = Options { optimizer, ..Options::default() };
-        let start = Trained::new(adapter.clone(), head.clone());
         let before = (collect(&model), collect(&start));
         let task = Classify { model: &model, train: &data, valid: None, options };
-        let outcome = classify(&task, start, None, &mut ()).unwrap();
+        let outcome = classify(&task, start.clone(), None, &mut ()).unwrap();
         // The fused kernels write in place where they may.
         assert!(collect(&model) == before.0, "the backbone's values, bit for bit");
         assert!(collect(&outcome.trained) != before.1);
@@ -194,11 +198,7 @@ fn what_cannot_be_trained_on_is_an_error() {
 #[test]
 fn the_head_has_its_own_rate() {
     let _noise = NOISE.lock().unwrap();
-    let checkpoint = <Checkpoint>::open(&fixture(BASE)).unwrap();
-    let Loaded { model, head, .. } = checkpoint.load::<Train>(3, Seed(0), &FlexDevice).unwrap();
-    let method = MethodConfig::Lora(LoraConfig { rank: 2, ..LoraConfig::default() });
-    let plan = RankPlan::constant(&checkpoint.config.linears(), 2).unwrap();
-    let adapter = method.init(checkpoint.config.shape(), &plan, Seed(0), &FlexDevice).unwrap();
+    let (model, start) = lora_everywhere();
     let data = six_items();
     let run = |learning_rate: f64, head_learning_rate: Option<f64>| {
         let optimizer = OptimizerConfig {
@@ -211,7 +211,7 @@ fn the_head_has_its_own_rate() {
         };
         let options = Options { optimizer, ..Options::default() };
         let task = Classify { model: &model, train: &data, valid: None, options };
-        let outcome = classify(&task, Trained::new(adapter.clone(), head.clone()), None, &mut ()).unwrap();
+        let outcome = classify(&task, start.clone(), None, &mut ()).unwrap();
         let all = collect(&outcome.trained);
         let (head, adapter): (Tensors, Tensors) =
             all.into_iter().partition(|(path, _)| path.starts_with("head."));
