@@ -5,6 +5,7 @@ use burn::nn::Linear;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use sara_ops::{LayerOps, TrainOps};
 use serde::Serialize;
 
 use crate::delta::Delta;
@@ -12,7 +13,6 @@ use crate::error::Result;
 use crate::low_rank::linear;
 use crate::pass::{Pass, Seen};
 use crate::site::{Role, Site};
-use sara_ops::{LayerOps, TrainOps};
 
 /// Where training stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

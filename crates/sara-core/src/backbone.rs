@@ -4,12 +4,12 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
+use sara_ops::LayerOps;
 
 use crate::adapter::Adapter;
 use crate::delta::Delta;
 use crate::error::{Error, Result};
 use crate::site::Site;
-use sara_ops::LayerOps;
 
 /// A model whose linear layers can be adapted.
 pub trait Backbone<B: Backend>: Module<B> {

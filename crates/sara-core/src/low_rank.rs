@@ -7,6 +7,7 @@ use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorData};
+use sara_ops::{self as ops, LayerOps};
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::Figure;
@@ -17,7 +18,6 @@ use crate::pass::Pass;
 use crate::rank_plan::Planned;
 use crate::seed::Seed;
 use crate::site::{Site, SiteMap};
-use sara_ops::{self as ops, LayerOps};
 
 mod beside;
 

@@ -6,6 +6,7 @@ use burn::nn::Linear;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use sara_ops::{LayerOps, TrainOps};
 use sara_svd::SvdOps;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -18,7 +19,6 @@ use crate::pass::{Pass, Seen};
 use crate::rank_plan::{RankPlan, WeightSource};
 use crate::seed::Seed;
 use crate::site::{ModelShape, Site, Target};
-use sara_ops::{LayerOps, TrainOps};
 
 pub mod adalora;
 pub mod lora;

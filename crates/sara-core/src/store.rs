@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::Path;
 
+use sara_ops::LayerOps;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -15,7 +16,6 @@ use crate::parameters::{Tensors, restore};
 use crate::rank_plan::RankPlan;
 use crate::seed::Seed;
 use crate::site::ModelShape;
-use sara_ops::LayerOps;
 
 mod replace;
 mod tensors;

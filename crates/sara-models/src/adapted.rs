@@ -15,10 +15,9 @@ use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
 use crate::classify::Classes;
 use crate::data::Task;
-use crate::encoder::Encoder;
-use crate::encoder::Loaded;
 use crate::encoder::config::EncoderFamily;
 use crate::encoder::head::{self, Head};
+use crate::encoder::{Encoder, Loaded};
 use crate::error::{Error, Result};
 use crate::train::Trained;
 

@@ -1,4 +1,5 @@
-//! What a family of models is to everything around it: a description from `config.json`, and weights that become a model.
+//! What a family of models is to everything around it: a description from `config.json`, and weights that become a
+//! model.
 //!
 //! A family is a folder whose configuration implements [`Family`]; [`describe`] has a line for each.
 
@@ -33,8 +34,8 @@ pub trait Architecture: Debug + Send + Sync {
     /// Number of parameters of the backbone.
     fn parameter_count(&self) -> usize;
 
-    /// Whether a tensor of a checkpoint is left out without a word: `name` in the file, `inside` without the prefix, where
-    /// it has that.
+    /// Whether a tensor of a checkpoint is left out without a word: `name` in the file, `inside` without the prefix,
+    /// where it has that.
     fn leaves_out(&self, name: &str, inside: Option<&str>) -> bool;
 
     /// What a reader wants to know, in order.
@@ -76,8 +77,8 @@ pub trait Family: Architecture + Clone + Sized {
     /// Reads `config.json` in `dir`.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Format`] where the file cannot be read, is of another family, or asks for something that is not computed
-    /// here.
+    /// [`Error::Io`] or [`Error::Format`] where the file cannot be read, is of another family, or asks for something
+    /// that is not computed here.
     fn read(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(CONFIG);
         let text = fs::read_to_string(&path).map_err(|source| match source.kind() {

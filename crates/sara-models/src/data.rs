@@ -62,26 +62,23 @@ pub enum Label {
 impl Examples {
     /// Texts with the names of their classes, from memory.
     pub fn labelled<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let example = |(at, (text, label)): (usize, (&str, &str))| Example {
-            text: text.to_owned(),
-            text_pair: None,
-            label: Some(Label::Name(label.to_owned())),
-            line: at + 1,
-        };
-        let list = pairs.into_iter().enumerate().map(example).collect();
-        Self { path: PathBuf::from("examples in memory"), list }
+        let name = |label: &str| Some(Label::Name(label.to_owned()));
+        Self::in_memory(pairs.into_iter().map(|(text, label)| (text, name(label))))
     }
 
     /// Texts whose classes are asked for, from memory.
     pub fn unlabelled<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
-        let example = |(at, text): (usize, &str)| Example {
+        Self::in_memory(texts.into_iter().map(|text| (text, None)))
+    }
+
+    fn in_memory<'a>(texts: impl Iterator<Item = (&'a str, Option<Label>)>) -> Self {
+        let example = |(line, (text, label)): (usize, (&str, _))| Example {
             text: text.to_owned(),
             text_pair: None,
-            label: None,
-            line: at + 1,
+            label,
+            line,
         };
-        let list = texts.into_iter().enumerate().map(example).collect();
-        Self { path: PathBuf::from("texts in memory"), list }
+        Self { path: PathBuf::from("examples in memory"), list: (1..).zip(texts).map(example).collect() }
     }
 
     pub(crate) fn problem(&self, line: usize, problem: String) -> Error {

@@ -9,11 +9,11 @@ use burn::tensor::module::embedding;
 use sara_core::parameters::Tensors;
 use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
 use sara_ops::add;
+use sara_ops::{LayerOps, attention, gelu, layer_norm};
 
 use crate::architecture::Architecture;
 use crate::checkpoint::weights::in_file_order;
 use crate::encoder::config::{Dropouts, EncoderConfig};
-use sara_ops::{LayerOps, attention, gelu, layer_norm};
 
 pub mod config;
 pub mod head;

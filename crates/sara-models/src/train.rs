@@ -1,7 +1,8 @@
-//! Training, whatever the model and the task: one optimizer step, the optimizer, the schedule, and what a run leaves behind.
+//! Training, whatever the model and the task: one optimizer step, the optimizer, the schedule, and what a run leaves
+//! behind.
 //!
-//! [`step`](step()) is one turn of every loop, to be read from top to bottom; a task gives it an [`Objective`]. A loop asks a
-//! [`Journal`] to write things down and to keep [`Snapshot`]s; `()` is the journal that keeps nothing.
+//! [`step`](step()) is one turn of every loop, to be read from top to bottom; a task gives it an [`Objective`]. A loop
+//! asks a [`Journal`] to write things down and to keep [`Snapshot`]s; `()` is the journal that keeps nothing.
 
 use std::marker::PhantomData;
 

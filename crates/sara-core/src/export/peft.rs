@@ -8,6 +8,7 @@ use std::path::Path;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
+use sara_ops::LayerOps;
 use serde_json::{Map, Value, json};
 
 use crate::adapter::Adapter;
@@ -17,7 +18,6 @@ use crate::error::{Error, Result};
 use crate::parameters::Tensors;
 use crate::site::{Target, short_names};
 use crate::store::{replace_dir, write_json, write_safetensors};
-use sara_ops::LayerOps;
 
 /// Name of the file with the configuration.
 pub(crate) const CONFIG: &str = "adapter_config.json";

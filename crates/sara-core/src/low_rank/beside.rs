@@ -7,12 +7,12 @@ use burn::module::{
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
+use sara_ops::LayerOps;
 
 use super::SiteBranch;
 use crate::delta::Change;
 use crate::pass::Pass;
 use crate::site::Site;
-use sara_ops::LayerOps;
 
 /// A branch with a method's own state beside it; in files both stand under the path of the site itself.
 #[derive(Debug, Clone)]

@@ -31,6 +31,7 @@ use burn::nn::Linear;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
+use sara_ops::{LayerOps, TrainOps};
 use sara_svd::SvdOps;
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +45,6 @@ use crate::pass::{Pass, Seen};
 use crate::rank_plan::{Planned, RankPlan, WeightSource};
 use crate::seed::Seed;
 use crate::site::{ModelShape, Site, SiteMap, Target};
-use sara_ops::{LayerOps, TrainOps};
 
 /// Configuration of AdaLoRA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

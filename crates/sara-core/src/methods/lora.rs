@@ -23,6 +23,7 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use sara_ops::{LayerOps, TrainOps};
 use sara_svd::SvdOps;
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +36,6 @@ use crate::pass::Pass;
 use crate::rank_plan::{Planned, RankPlan, WeightSource};
 use crate::seed::Seed;
 use crate::site::{ModelShape, Site, SiteMap, Target};
-use sara_ops::{LayerOps, TrainOps};
 
 /// Configuration of LoRA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

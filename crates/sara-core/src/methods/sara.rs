@@ -25,6 +25,7 @@ use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use sara_ops::{LayerOps, TrainOps};
 use sara_svd::{Convention, SvdOps};
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +38,6 @@ use crate::pass::Pass;
 use crate::rank_plan::{Planned, RankPlan, WeightSource};
 use crate::seed::Seed;
 use crate::site::{ModelShape, Site, SiteMap, Target};
-use sara_ops::{LayerOps, TrainOps};
 
 /// Configuration of SARA.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -46,14 +46,15 @@ pub struct SavedHead {
 }
 
 impl<A: Architecture> Checkpoint<A> {
-    /// Writes this checkpoint with the linear layers of `model` in place of its own, and with `head`, if given, in place of
-    /// whatever head it has.
+    /// Writes this checkpoint with the linear layers of `model` in place of its own, and with `head`, if given, in place
+    /// of whatever head it has.
     ///
     /// Every other tensor keeps its bytes, every replaced one the dtype of the base. `out_dir` appears only when it is
     /// complete.
     ///
     /// # Errors
-    /// [`Error::Format`] where `out_dir` exists, [`Error::Mismatch`] where a value does not fit the dtype, or what writing said.
+    /// [`Error::Format`] where `out_dir` exists, [`Error::Mismatch`] where a value does not fit the dtype, or what writing
+    /// said.
     pub fn save_merged<B: Backend>(
         &self,
         out_dir: &Path,
@@ -69,7 +70,7 @@ impl<A: Architecture> Checkpoint<A> {
             for name in TOKENIZER_FILES {
                 let from = self.dir.join(name);
                 if from.exists() {
-                    fs::copy(&from, made.join(name)).map_err(|source| Error::io(&from)(source))?;
+                    fs::copy(&from, made.join(name)).map_err(Error::io(&from))?;
                 }
             }
             write_shards(made, &pieces, SHARD_BYTES)?;
@@ -85,7 +86,7 @@ impl<A: Architecture> Checkpoint<A> {
 
     fn write_config(&self, to: &Path, head: Option<&SavedHead>) -> Result<()> {
         let (from, to) = (self.dir.join(CONFIG), to.join(CONFIG));
-        let text = fs::read(&from).map_err(|source| Error::io(&from)(source))?;
+        let text = fs::read(&from).map_err(Error::io(&from))?;
         let mut config: Value = serde_json::from_slice(&text).map_err(|error| Error::format(&from, error))?;
         if let (Some(head), Some(config)) = (head, config.as_object_mut()) {
             for (key, value) in &head.config {
@@ -96,7 +97,7 @@ impl<A: Architecture> Checkpoint<A> {
             }
         }
         let text = format!("{config:#}\n");
-        fs::write(&to, text).map_err(|source| Error::io(&to)(source))
+        fs::write(&to, text).map_err(Error::io(&to))
     }
 
     /// Every tensor to write, by name.
@@ -233,7 +234,7 @@ fn write_shards(dir: &Path, pieces: &BTreeMap<String, Piece<'_>>, limit: usize) 
     }
     let path = dir.join(INDEX_FILE);
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-    fs::write(&path, format!("{index:#}\n")).map_err(|source| Error::io(&path)(source))
+    fs::write(&path, format!("{index:#}\n")).map_err(Error::io(&path))
 }
 
 fn write_file(path: &Path, tensors: Vec<(&String, &Piece<'_>)>) -> Result<()> {
@@ -241,9 +242,8 @@ fn write_file(path: &Path, tensors: Vec<(&String, &Piece<'_>)>) -> Result<()> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     serialize_to_file(tensors, Some(metadata), path).map_err(|error| Error::format(path, error))?;
     // The crate leaves a file that only its owner may read; let it be as readable as its neighbour.
-    let io = |source| Error::io(path)(source);
-    let permissions = fs::metadata(path.with_file_name(CONFIG)).map_err(io)?.permissions();
-    fs::set_permissions(path, permissions).map_err(io)
+    let permissions = fs::metadata(path.with_file_name(CONFIG)).map_err(Error::io(path))?.permissions();
+    fs::set_permissions(path, permissions).map_err(Error::io(path))
 }
 
 #[cfg(test)]

@@ -135,12 +135,11 @@ impl Weights {
 
 impl MappedFile {
     fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::io(path)(source);
-        let file = File::open(path).map_err(io)?;
+        let file = File::open(path).map_err(Error::io(path))?;
         #[expect(unsafe_code, reason = "a memory map is a promise about other processes")]
         // SAFETY: the map is read only and private to this value; as with every reader of checkpoints, nobody may
         // shorten or rewrite the file meanwhile.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         let (length, metadata) = safetensors::SafeTensors::read_metadata(&map).map_err(|error| {
             Error::format(path, format!("not a whole safetensors file ({error}); fetch or write it again"))
         })?;

@@ -10,7 +10,6 @@ use sara_core::{LayerOps, Pass};
 use serde_json::{Value, json};
 
 use crate::checkpoint::SavedHead;
-
 use crate::checkpoint::weights::in_file_order;
 use crate::encoder::config::EncoderFamily;
 use crate::error::Error;
@@ -127,7 +126,8 @@ impl<B: Backend> Head<B> {
     /// This head with the values of `tensors`, named and oriented as [`Self::tensors`] gives them.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] that lists every tensor that is missing, unknown or of another shape; `what` names the source.
+    /// [`Error::Mismatch`] that lists every tensor that is missing, unknown or of another shape; `what` names the
+    /// source.
     pub fn with_tensors(mut self, tensors: &Tensors, what: &str) -> Result<Self, Error> {
         let own = self.tensors().into_iter();
         let expected: Vec<_> = own.map(|(name, data)| (name, data.shape.to_vec(), None)).collect();

@@ -36,8 +36,8 @@ impl Checkpoint<EncoderConfig> {
     /// What is new is a function of the seed.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] that lists everything missing, unknown, misshapen or not finite; so is a head for another number
-    /// of labels, which [`Self::load_with_new_head`] replaces.
+    /// [`Error::Mismatch`] that lists everything missing, unknown, misshapen or not finite; so is a head for another
+    /// number of labels, which [`Self::load_with_new_head`] replaces.
     pub fn load<B: Backend>(
         &self,
         n_labels: usize,

@@ -7,12 +7,12 @@
 use burn::tensor::ops::FloatTensorOps;
 use burn::tensor::{DType, TensorData};
 use burn_flex::{Flex, FlexTensor};
+use sara_ops::strided::{Matrix, product};
 
 use super::flat::{self, Rows};
 use super::{Engine, SvdOps};
 use crate::Error;
 use crate::host::blocks;
-use sara_ops::strided::{Matrix, product};
 
 /// Rows from which a product is no longer flat, and the same of a transposed large matrix from which it is large.
 const FLAT: usize = 512;
