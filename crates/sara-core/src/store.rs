@@ -21,7 +21,7 @@ mod replace;
 mod tensors;
 
 pub use replace::{replace_dir, write_file};
-pub use tensors::{read_safetensors, write_safetensors};
+pub use tensors::{TensorFile, read_safetensors, write_safetensors, write_views};
 
 /// The version of the native format that this crate writes and reads.
 pub const FORMAT: u32 = 1;

@@ -13,8 +13,8 @@ use clap::Parser;
 use rand::Rng;
 use sara_core::{MethodConfig, Role, Seed, Site, Targets};
 use sara_models::architecture::Architecture;
-use sara_models::checkpoint::Checkpoint;
 use sara_models::classify::{Classify, Dataset, Gold, Item, Lengths, Report, classify};
+use sara_models::encoder::EncoderCheckpoint;
 use sara_models::encoder::Loaded;
 use sara_models::encoder::config::EncoderConfig;
 use sara_models::run::OptimizerConfig;
@@ -60,7 +60,7 @@ fn main() -> anyhow::Result<()> {
 
 fn bench(args: &Args) -> anyhow::Result<()> {
     let device = FlexDevice;
-    let checkpoint = <Checkpoint>::open(&args.model)?;
+    let checkpoint = EncoderCheckpoint::open(&args.model)?;
     let config = &checkpoint.config;
     let names = args.targets.split(',').map(str::to_owned).collect();
     let targets = Targets::Named(names);

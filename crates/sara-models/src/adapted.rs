@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::architecture::Architecture;
-use crate::checkpoint::Checkpoint;
 use crate::classify::Classes;
 use crate::data::Task;
+use crate::encoder::EncoderCheckpoint;
 use crate::encoder::config::EncoderFamily;
 use crate::encoder::head::{self, Head};
 use crate::encoder::{Encoder, Loaded};
@@ -35,7 +35,7 @@ pub struct Answer {
 #[derive(Debug)]
 pub struct Adapted<B: Backend> {
     /// The files of the backbone.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: EncoderCheckpoint,
     /// The frozen backbone.
     pub model: Encoder<B>,
     /// The adapter, where there is one, and the head.
@@ -72,7 +72,7 @@ impl Answer {
 ///
 /// # Errors
 /// What reading it said, or where it does not fit the model.
-pub fn read_adapter(dir: &Path, checkpoint: &Checkpoint) -> Result<(StoredAdapter, Vec<String>)> {
+pub fn read_adapter(dir: &Path, checkpoint: &EncoderCheckpoint) -> Result<(StoredAdapter, Vec<String>)> {
     if dir.join("adapter_config.json").exists() {
         let config = &checkpoint.config;
         let imported = sara_core::import::peft::import(dir, &config.linears(), config.shape())?;
@@ -104,7 +104,7 @@ impl<B: LayerOps> Adapted<B> {
     /// # Errors
     /// [`Error::NoHead`] if neither has a head for the task, or what reading said.
     pub fn open(model: &Path, adapter: Option<&Path>, device: &B::Device) -> Result<Self> {
-        let checkpoint = <Checkpoint>::open(model)?;
+        let checkpoint = EncoderCheckpoint::open(model)?;
         let (stored, mut notes) = match adapter {
             Some(dir) => read_adapter(dir, &checkpoint).map(|(stored, notes)| (Some(stored), notes))?,
             None => (None, Vec::new()),

@@ -10,7 +10,6 @@ use sara_svd::SvdOps;
 use self::loader::Loader;
 use self::weights::{Weights, to_f32_transposed};
 use crate::architecture::{Architecture, Family, describe};
-use crate::encoder::config::EncoderConfig;
 use crate::error::Error;
 
 pub mod loader;
@@ -21,7 +20,7 @@ pub use save::SavedHead;
 
 /// The directory of a checkpoint, with its weights mapped and not yet read.
 #[derive(Debug)]
-pub struct Checkpoint<A = EncoderConfig> {
+pub struct Checkpoint<A> {
     /// The directory.
     pub dir: PathBuf,
     /// Its `config.json`.

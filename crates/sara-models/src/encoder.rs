@@ -21,7 +21,7 @@ mod inputs;
 mod load;
 
 pub use inputs::{Inputs, check_tokens};
-pub use load::Loaded;
+pub use load::{EncoderCheckpoint, Loaded};
 
 /// The linear layers of a block, in the order of all lists.
 const ROLES: [Role; 6] = [Role::Query, Role::Key, Role::Value, Role::Output, Role::Up, Role::Down];

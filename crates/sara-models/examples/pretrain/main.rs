@@ -21,9 +21,9 @@ use rand::{Rng, RngCore};
 use sara_core::parameters::Tensors;
 use sara_core::store::{write_file, write_safetensors};
 use sara_core::{AnyAdapter, Noise, Pass, Seed};
-use sara_models::checkpoint::Checkpoint;
 use sara_models::classify::{Gold, Item, collate};
 use sara_models::data::{Order, batches};
+use sara_models::encoder::EncoderCheckpoint;
 use sara_models::encoder::{Encoder, Inputs};
 use sara_models::train::optimizer::{AdamWConfig, Optimizer, loss_and_norm, scale};
 use sara_models::train::schedule::Schedule;
@@ -91,7 +91,7 @@ fn main() -> Result<()> {
 
     write_first_values(vocabulary, args.seed, &model_dir)?;
     let device = FlexDevice;
-    let loaded = <Checkpoint>::open(&model_dir)?.load::<B>(2, Seed(args.seed), &device)?;
+    let loaded = EncoderCheckpoint::open(&model_dir)?.load::<B>(2, Seed(args.seed), &device)?;
     let model = pretrain(loaded.model.map(&mut Unfreeze), &items, vocabulary, &args)?;
 
     let half: Tensors =

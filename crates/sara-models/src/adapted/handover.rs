@@ -11,7 +11,7 @@ pub use sara_core::export::peft::Profile as PeftProfile;
 
 use crate::adapted::{Adapted, Answer};
 use crate::architecture::Architecture;
-use crate::checkpoint::Checkpoint;
+use crate::encoder::EncoderCheckpoint;
 use crate::error::{Error, Result};
 
 /// The description of an adapter of this model.
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// None in practice: the answer is plain data.
 pub fn manifest(
-    checkpoint: &Checkpoint,
+    checkpoint: &EncoderCheckpoint,
     method: &MethodConfig,
     plan: &RankPlan,
     answer: &Answer,

@@ -2,17 +2,17 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
 use safetensors::View;
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use safetensors::tensor::{Dtype, TensorView};
 use sara_core::Backbone;
 use sara_core::parameters::Tensors;
-use sara_core::store::replace_dir;
+use sara_core::store::{replace_dir, write_views};
 use serde_json::{Value, json};
 
 use super::Checkpoint;
@@ -205,7 +205,7 @@ impl View for &Piece<'_> {
 
 /// Writes one file, or several of at most `limit` bytes of tensors and an index; a larger tensor has a file alone.
 fn write_shards(dir: &Path, pieces: &BTreeMap<String, Piece<'_>>, limit: usize) -> Result<()> {
-    let mut shards: Vec<Vec<(&String, &Piece<'_>)>> = vec![Vec::new()];
+    let mut shards: Vec<Vec<(&str, &Piece<'_>)>> = vec![Vec::new()];
     let (mut filled, mut total) = (0, 0);
     for (name, piece) in pieces {
         let bytes = piece.data_len();
@@ -216,7 +216,7 @@ fn write_shards(dir: &Path, pieces: &BTreeMap<String, Piece<'_>>, limit: usize) 
         filled += bytes;
         total += bytes;
         if let Some(shard) = shards.last_mut() {
-            shard.push((name, piece));
+            shard.push((name.as_str(), piece));
         }
     }
     let count = shards.len();
@@ -227,7 +227,8 @@ fn write_shards(dir: &Path, pieces: &BTreeMap<String, Piece<'_>>, limit: usize) 
             _ => format!("model-{number:05}-of-{count:05}.safetensors"),
         };
         weight_map.extend(shard.iter().map(|&(name, _)| (name, file.clone())));
-        write_file(&dir.join(file), shard)?;
+        // transformers asks for this line.
+        write_views(&dir.join(file), shard, &[("format", "pt")])?;
     }
     if count == 1 {
         return Ok(());
@@ -235,15 +236,6 @@ fn write_shards(dir: &Path, pieces: &BTreeMap<String, Piece<'_>>, limit: usize) 
     let path = dir.join(INDEX_FILE);
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
     fs::write(&path, format!("{index:#}\n")).map_err(Error::io(&path))
-}
-
-fn write_file(path: &Path, tensors: Vec<(&String, &Piece<'_>)>) -> Result<()> {
-    // transformers asks for this line.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    serialize_to_file(tensors, Some(metadata), path).map_err(|error| Error::format(path, error))?;
-    // The crate leaves a file that only its owner may read; let it be as readable as its neighbour.
-    let permissions = fs::metadata(path.with_file_name(CONFIG)).map_err(Error::io(path))?.permissions();
-    fs::set_permissions(path, permissions).map_err(Error::io(path))
 }
 
 #[cfg(test)]

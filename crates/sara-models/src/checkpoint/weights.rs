@@ -2,14 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::ops::Range;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use half::{bf16, f16};
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, Metadata, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
+use sara_core::store::TensorFile;
 use sara_ops::buffer::transpose;
 use serde::Deserialize;
 
@@ -25,17 +24,9 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 pub struct Weights {
     /// The file that was opened: the single one, or the index.
     path: PathBuf,
-    files: Vec<MappedFile>,
+    files: Vec<TensorFile>,
     /// Which file holds a tensor.
     file_of: BTreeMap<String, usize>,
-}
-
-#[derive(Debug)]
-struct MappedFile {
-    map: Mmap,
-    metadata: Metadata,
-    /// Where the tensors' bytes begin.
-    start: usize,
 }
 
 #[derive(Deserialize)]
@@ -59,7 +50,7 @@ impl Weights {
             );
             return Err(Error::format(dir, problem));
         }
-        let file = MappedFile::open(&single)?;
+        let file = TensorFile::open(&single)?;
         let file_of = file.names().map(|name| (name, 0)).collect();
         Ok(Self { path: single, files: vec![file], file_of })
     }
@@ -78,12 +69,12 @@ impl Weights {
                     ));
                 }
                 None => {
-                    files.push(MappedFile::open(&dir.join(&name))?);
+                    files.push(TensorFile::open(&dir.join(&name))?);
                     opened.insert(name.clone(), files.len() - 1);
                     files.len() - 1
                 }
             };
-            if files[number].metadata.info(&tensor).is_none() {
+            if files[number].tensor(&tensor).is_none() {
                 return Err(Error::format(
                     &path,
                     format!("`{tensor}` is not in {name}, where the index puts it"),
@@ -116,57 +107,16 @@ impl Weights {
 
     /// The tensor `name` as it lies in the file.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
-        let file = &self.files[*self.file_of.get(name)?];
-        let info = file.metadata.info(name)?;
-        // The header was checked against the length of the file.
-        TensorView::new(info.dtype, info.shape.clone(), &file.map[file.bytes_of(name)?]).ok()
+        self.files[*self.file_of.get(name)?].tensor(name)
     }
 
     /// Gives back the memory that reading the tensor `name` took: whoever has copied it does not pay for it twice.
     ///
     /// It may be read again all the same, from the file.
     pub fn release(&self, name: &str) {
-        let file = self.file_of.get(name).map(|&number| &self.files[number]);
-        if let Some((file, bytes)) = file.and_then(|file| Some((file, file.bytes_of(name)?))) {
-            file.release(bytes);
+        if let Some(&number) = self.file_of.get(name) {
+            self.files[number].release(name);
         }
-    }
-}
-
-impl MappedFile {
-    fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        #[expect(unsafe_code, reason = "a memory map is a promise about other processes")]
-        // SAFETY: the map is read only and private to this value; as with every reader of checkpoints, nobody may
-        // shorten or rewrite the file meanwhile.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
-        let (length, metadata) = safetensors::SafeTensors::read_metadata(&map).map_err(|error| {
-            Error::format(path, format!("not a whole safetensors file ({error}); fetch or write it again"))
-        })?;
-        Ok(Self { map, metadata, start: size_of::<u64>() + length })
-    }
-
-    /// Where the tensor `name` lies in the map.
-    fn bytes_of(&self, name: &str) -> Option<Range<usize>> {
-        let (begin, end) = self.metadata.info(name)?.data_offsets;
-        Some(self.start + begin..self.start + end)
-    }
-
-    #[cfg(unix)]
-    fn release(&self, bytes: Range<usize>) {
-        #[expect(unsafe_code, reason = "the advice throws away what was written to a map")]
-        // SAFETY: nothing was written to this map, it is read only; its pages come again from the file.
-        // Advice may be refused; then the memory stays, and nothing else changes.
-        let _ = unsafe {
-            self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len())
-        };
-    }
-
-    #[cfg(not(unix))]
-    fn release(&self, _bytes: Range<usize>) {}
-
-    fn names(&self) -> impl Iterator<Item = String> {
-        self.metadata.offset_keys().into_iter()
     }
 }
 

@@ -13,9 +13,9 @@ use super::evaluate::predict;
 use super::{Classes, Classify, Dataset, Labels, classify};
 use crate::adapted::{Adapted, Answer};
 use crate::architecture::Architecture;
-use crate::checkpoint::Checkpoint;
 use crate::classify::metrics::largest;
 use crate::data::{Examples, Task};
+use crate::encoder::EncoderCheckpoint;
 use crate::encoder::{Loaded, check_tokens};
 use crate::error::Result;
 use crate::run::Run;
@@ -63,7 +63,7 @@ impl FineTune {
         device: &B::Device,
     ) -> Result<FineTuned<B>> {
         let Self { method, targets, max_tokens, options } = self;
-        let (checkpoint, tokenizer) = (<Checkpoint>::open(model_dir)?, Tokenizer::load(model_dir)?);
+        let (checkpoint, tokenizer) = (EncoderCheckpoint::open(model_dir)?, Tokenizer::load(model_dir)?);
         let config = &checkpoint.config;
         let max_tokens = config.max_tokens(*max_tokens)?;
         let classes = Classes::of_run(config.labels.as_deref(), examples)?;

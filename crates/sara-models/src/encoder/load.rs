@@ -25,7 +25,10 @@ pub struct Loaded<B: Backend> {
     pub notes: Vec<String>,
 }
 
-impl Checkpoint<EncoderConfig> {
+/// A checkpoint of RoBERTa or BERT.
+pub type EncoderCheckpoint = Checkpoint<EncoderConfig>;
+
+impl EncoderCheckpoint {
     /// True if the checkpoint has a classification head.
     pub fn has_head(&self) -> bool {
         self.has_names(HEAD)

@@ -19,8 +19,8 @@ use super::{BackboneDropout, Run, inherit};
 use crate::adapted::handover::{PeftProfile, export_peft, manifest};
 use crate::adapted::{Adapted, Answer, read_adapter};
 use crate::architecture::Architecture;
-use crate::checkpoint::Checkpoint;
 use crate::classify::{Classify, Dataset, classify, prepare};
+use crate::encoder::EncoderCheckpoint;
 use crate::encoder::Loaded;
 use crate::encoder::config::Dropouts;
 use crate::encoder::head::Head;
@@ -40,7 +40,7 @@ pub struct Prepared {
     /// The method that is trained.
     pub method: MethodConfig,
     /// The pretrained model.
-    pub checkpoint: Checkpoint,
+    pub checkpoint: EncoderCheckpoint,
     /// What the head will answer.
     pub answer: Answer,
     /// The examples to learn from.
@@ -119,7 +119,7 @@ impl Prepared {
     /// # Errors
     /// What reading said; where the data, the adapter to start from and the model do not fit.
     pub fn new(mut run: Run) -> Result<Self> {
-        let checkpoint = <Checkpoint>::open(&run.model)?;
+        let checkpoint = EncoderCheckpoint::open(&run.model)?;
         let (init, mut notes) = match &run.init_adapter {
             Some(dir) => {
                 let (stored, notes) = read_adapter(dir, &checkpoint)?;
@@ -264,7 +264,7 @@ impl Prepared {
         dir: &RunDir,
     ) -> Result<()> {
         let adapted = Adapted {
-            checkpoint: <Checkpoint>::open(&self.run.model)?,
+            checkpoint: EncoderCheckpoint::open(&self.run.model)?,
             model,
             trained: Trained::new(Some(trained.adapter), trained.head),
             answer: self.answer.clone(),

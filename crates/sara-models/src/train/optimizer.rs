@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{FloatDType, Shape, Tensor, TensorData};
-use sara_core::parameters::Path;
+use burn::tensor::{DType, FloatDType, Shape, Tensor, TensorData};
+use sara_core::parameters::{Path, Wanted, mismatches};
 
 use crate::error::Error;
 
@@ -123,17 +123,29 @@ impl<B: AutodiffBackend> Optimizer<B> {
     pub fn restore<M: Module<B>>(
         &mut self,
         module: &M,
-        state: BTreeMap<String, TensorData>,
+        mut state: BTreeMap<String, TensorData>,
     ) -> Result<(), Error> {
-        let mut restore =
-            Restore::<B> { state, moments: BTreeMap::new(), mismatches: Vec::new(), path: Path::default() };
-        module.visit(&mut restore);
-        let Restore { state, moments, mut mismatches, .. } = restore;
-        mismatches.extend(state.into_keys().map(|name| format!("{name}: belongs to no trained parameter")));
+        let mut trained = Trained { path: Path::default(), all: Vec::new() };
+        Module::<B>::visit(module, &mut trained);
+        let wanted = trained.all.iter().flat_map(|(path, _, shape, dtype)| {
+            let moment = |kind| (format!("{path}/{kind}"), shape.clone(), Some(*dtype));
+            [moment("first"), moment("second"), (format!("{path}/updates"), vec![1], Some(DType::I64))]
+        });
+        let mismatches = mismatches(&wanted.collect::<Vec<Wanted>>(), &state);
         if !mismatches.is_empty() {
             return Err(Error::OptimizerState { mismatches });
         }
-        self.moments = moments;
+        let restored = trained.all.into_iter().filter_map(|(path, device, shape, dtype)| {
+            let mut take = |kind| state.remove(&format!("{path}/{kind}"));
+            let (first, second, updates) = (take("first")?, take("second")?, take("updates")?.iter().next()?);
+            let flat = |data: TensorData| {
+                let flat = TensorData { shape: Shape::new([data.num_elements()]), ..data };
+                Tensor::from_data(flat, (&device, dtype))
+            };
+            let moments = Moments { first: flat(first), second: flat(second), updates, shape: shape.into() };
+            Some((path, moments))
+        });
+        self.moments = restored.collect();
         Ok(())
     }
 
@@ -197,15 +209,13 @@ impl<B: AutodiffBackend> ModuleMapper<B> for Step<'_, B> {
     }
 }
 
-struct Restore<B: AutodiffBackend> {
-    /// What no parameter has claimed yet.
-    state: BTreeMap<String, TensorData>,
-    moments: BTreeMap<String, Moments<B::InnerBackend>>,
-    mismatches: Vec<String>,
+/// The trained parameters: path, device, shape, type.
+struct Trained<B: Backend> {
     path: Path,
+    all: Vec<(String, B::Device, Vec<usize>, DType)>,
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for Restore<B> {
+impl<B: Backend> ModuleVisitor<B> for Trained<B> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.enter(name);
     }
@@ -216,34 +226,8 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for Restore<B> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         let value = param.val();
-        if !value.is_require_grad() {
-            return;
-        }
-        let path = self.path.joined();
-        let (shape, dtype, size) = (value.shape(), value.dtype(), value.shape().num_elements());
-        let mut moment = |kind: &str| -> Option<Tensor<B::InnerBackend, 1>> {
-            let name = format!("{path}/{kind}");
-            let problem = match self.state.remove(&name) {
-                None => "missing".to_owned(),
-                Some(data) if data.shape == shape && data.dtype == dtype => {
-                    let flat = TensorData { shape: Shape::new([size]), ..data };
-                    return Some(Tensor::from_data(flat, (&value.device(), dtype)));
-                }
-                Some(data) => {
-                    format!("expected {shape:?} {dtype:?}, found {:?} {:?}", data.shape, data.dtype)
-                }
-            };
-            self.mismatches.push(format!("{name}: {problem}"));
-            None
-        };
-        let (first, second) = (moment("first"), moment("second"));
-        let name = format!("{path}/updates");
-        let updates = self.state.remove(&name).and_then(|data| data.to_vec::<i64>().ok()?.first().copied());
-        if updates.is_none() {
-            self.mismatches.push(format!("{name}: missing, or not one integer"));
-        }
-        if let (Some(first), Some(second), Some(updates)) = (first, second, updates) {
-            self.moments.insert(path, Moments { first, second, updates, shape });
+        if value.is_require_grad() {
+            self.all.push((self.path.joined(), value.device(), value.dims().to_vec(), value.dtype()));
         }
     }
 }

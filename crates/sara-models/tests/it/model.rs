@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use sara_core::{AnyAdapter, MethodConfig, Pass, RankPlan, Seed};
 use sara_models::architecture::Architecture;
-use sara_models::checkpoint::Checkpoint;
+use sara_models::encoder::EncoderCheckpoint;
 use sara_models::encoder::Inputs;
 use sara_models::encoder::Loaded;
 use sara_ops::LayerOps;
@@ -81,7 +81,7 @@ pub(crate) fn write(tensors: &Stored, path: &Path) {
 
 /// The batch of a fixture, from the names its README gives them.
 pub(crate) fn golden_inputs<B: Backend>(
-    checkpoint: &Checkpoint,
+    checkpoint: &EncoderCheckpoint,
     golden: &Stored,
     device: &B::Device,
 ) -> Inputs<B> {
@@ -92,13 +92,17 @@ pub(crate) fn golden_inputs<B: Backend>(
 }
 
 /// An adapter that adapts nothing.
-fn no_adapter<B: LayerOps>(checkpoint: &Checkpoint, device: &B::Device) -> AnyAdapter<B> {
+fn no_adapter<B: LayerOps>(checkpoint: &EncoderCheckpoint, device: &B::Device) -> AnyAdapter<B> {
     let lora = MethodConfig::all().remove(0);
     lora.init(checkpoint.config.shape(), &RankPlan::default(), Seed(0), device).unwrap()
 }
 
 /// Hidden states and logits of the fixture's own batch.
-fn outputs<B: LayerOps>(checkpoint: &Checkpoint, loaded: &Loaded<B>, inputs: &Inputs<B>) -> [TensorData; 2] {
+fn outputs<B: LayerOps>(
+    checkpoint: &EncoderCheckpoint,
+    loaded: &Loaded<B>,
+    inputs: &Inputs<B>,
+) -> [TensorData; 2] {
     let pass = Pass::evaluation();
     let adapter = no_adapter::<B>(checkpoint, &B::Device::default());
     let hidden: Tensor<B, 3> = loaded.model.forward(inputs, &adapter, &pass);

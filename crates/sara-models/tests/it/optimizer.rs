@@ -237,7 +237,7 @@ fn a_state_that_does_not_fit_is_refused_as_a_whole() {
     let Error::OptimizerState { mismatches } = optimizer.restore(&toy, state).unwrap_err() else { panic!() };
     assert_eq!(mismatches.len(), 4, "{mismatches:?}");
     for name in
-        ["weight/first: missing", "weights/first: belongs", "bias/second: expected", "bias/updates: missing"]
+        ["weight/first: missing", "weights/first: unknown", "bias/second: expected", "bias/updates: missing"]
     {
         assert!(mismatches.iter().any(|line| line.starts_with(name)), "{name} is not in {mismatches:?}");
     }

@@ -19,9 +19,9 @@ use sara_core::{
 };
 use sara_models::adapted::Adapted;
 use sara_models::architecture::Architecture;
-use sara_models::checkpoint::Checkpoint;
 use sara_models::classify::evaluate::evaluate;
 use sara_models::classify::{Batch, Classify, ClassifyLoss, Dataset, Gold, Item, Lengths, Report, classify};
+use sara_models::encoder::EncoderCheckpoint;
 use sara_models::encoder::Loaded;
 use sara_models::encoder::head::Head;
 use sara_models::encoder::{Encoder, Inputs};
@@ -113,7 +113,7 @@ fn six_items() -> Dataset {
 
 /// The fixture's model, and a new LoRA beside each of its layers.
 fn lora_everywhere() -> (Encoder<Train>, Trained<Train, AnyAdapter<Train>, Head<Train>>) {
-    let checkpoint = <Checkpoint>::open(&fixture(BASE)).unwrap();
+    let checkpoint = EncoderCheckpoint::open(&fixture(BASE)).unwrap();
     let Loaded { model, head, .. } = checkpoint.load::<Train>(3, Seed(0), &FlexDevice).unwrap();
     let method = MethodConfig::Lora(LoraConfig { rank: 2, ..LoraConfig::default() });
     let (adapter, _) = checkpoint.new_adapter(&method, &Targets::AllLinear, Seed(0), &FlexDevice).unwrap();
@@ -158,7 +158,7 @@ const ROLES: [Role; 6] = [Role::Query, Role::Key, Role::Value, Role::Output, Rol
 /// What a run file refuses, and code can ask for all the same.
 #[test]
 fn what_cannot_be_trained_on_is_an_error() {
-    let checkpoint = <Checkpoint>::open(&fixture(BASE)).unwrap();
+    let checkpoint = EncoderCheckpoint::open(&fixture(BASE)).unwrap();
     let Loaded { model, head, .. } = checkpoint.load::<Train>(3, Seed(0), &FlexDevice).unwrap();
     let run = |train: &Dataset, valid: Option<&Dataset>, optimizer: OptimizerConfig| {
         let options = Options { optimizer, ..Options::default() };
@@ -262,7 +262,7 @@ fn floats_of(data: &TensorData) -> Vec<f32> {
 #[test]
 fn a_recording_pass_sees_every_token_in_every_layer() {
     let _noise = NOISE.lock().unwrap();
-    let checkpoint = <Checkpoint>::open(&fixture(BASE)).unwrap();
+    let checkpoint = EncoderCheckpoint::open(&fixture(BASE)).unwrap();
     let Loaded { model, head, .. } = checkpoint.load::<Train>(3, Seed(0), &FlexDevice).unwrap();
     let adapter = Recorder::<Train> { unused: None, squares: BTreeMap::new() };
     let golden = stored(&fixture("training-lora/golden.safetensors"));
@@ -309,7 +309,7 @@ fn a_recording_pass_sees_every_token_in_every_layer() {
 fn sixty_steps_of_adalora_are_those_of_peft() {
     let _noise = NOISE.lock().unwrap();
     let golden = stored(&fixture("training-adalora/golden.safetensors"));
-    let checkpoint = <Checkpoint>::open(&fixture(BASE)).unwrap();
+    let checkpoint = EncoderCheckpoint::open(&fixture(BASE)).unwrap();
     let linears = checkpoint.config.linears();
     let modules: Vec<String> =
         serde_json::from_slice(&std::fs::read(fixture("training-adalora/modules.json")).unwrap()).unwrap();
@@ -405,7 +405,7 @@ fn an_adapted_pooler_is_refused() {
 
 /// The adapter with its method's whole state, which PEFT's files lack: the golden values in a new one.
 fn adalora_at_its_start(
-    checkpoint: &Checkpoint,
+    checkpoint: &EncoderCheckpoint,
     targets: &[Target],
     golden: &Stored,
 ) -> (Encoder<Train>, Trained<Train, AnyAdapter<Train>, Head<Train>>) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::Args;
 use sara_models::adapted::read_adapter;
-use sara_models::checkpoint::Checkpoint;
+use sara_models::encoder::EncoderCheckpoint;
 use sara_models::run::Device;
 use serde::Serialize;
 
@@ -40,7 +40,7 @@ impl Import {
             "{}: holds no adapter_config.json, so it is no PEFT adapter",
             self.from.display()
         );
-        let (stored, notes) = read_adapter(&self.from, &<Checkpoint>::open(&self.model)?)?;
+        let (stored, notes) = read_adapter(&self.from, &EncoderCheckpoint::open(&self.model)?)?;
         console.notes(&notes);
         stored.write(&self.out)?;
         let (method, sites) = (stored.manifest.method.name(), stored.manifest.plan.sites.len());

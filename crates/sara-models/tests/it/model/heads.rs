@@ -5,7 +5,7 @@ use burn_autodiff::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 use sara_core::parameters::{Tensors, count_trained};
 use sara_core::{Noise, Pass, Seed};
-use sara_models::checkpoint::Checkpoint;
+use sara_models::encoder::EncoderCheckpoint;
 use sara_models::encoder::config::Dropouts;
 
 use super::{FIXTURES, assert_close, changed, fixture, floats, golden_inputs, no_adapter, outputs, stored};
@@ -14,7 +14,7 @@ use super::{FIXTURES, assert_close, changed, fixture, floats, golden_inputs, no_
 fn the_backbone_is_frozen_and_the_head_trained() {
     let device = FlexDevice;
     for (name, n_labels) in FIXTURES {
-        let checkpoint = <Checkpoint>::open(&fixture(name)).unwrap();
+        let checkpoint = EncoderCheckpoint::open(&fixture(name)).unwrap();
         let loaded = checkpoint.load::<Autodiff<Flex>>(n_labels, Seed(0), &device).unwrap();
         assert_eq!(count_trained(&loaded.model), 0, "{name}");
         assert_eq!(count_trained(&loaded.head), checkpoint.config.head_count(n_labels), "{name}");
@@ -25,7 +25,7 @@ fn the_backbone_is_frozen_and_the_head_trained() {
 fn names_and_orientation_are_those_of_the_file() {
     let device = FlexDevice;
     for (name, modules) in [("roberta-cls3", ["classifier"]), ("bert-cls3", ["classifier"])] {
-        let checkpoint = <Checkpoint>::open(&fixture(name)).unwrap();
+        let checkpoint = EncoderCheckpoint::open(&fixture(name)).unwrap();
         let head = checkpoint.load::<Flex>(3, Seed(0), &device).unwrap().head;
         assert_eq!(head.modules_to_save(), modules);
         let mut file = stored(&fixture(name).join("model.safetensors"));
@@ -46,7 +46,7 @@ fn names_and_orientation_are_those_of_the_file() {
 #[test]
 fn restoring_a_head_is_strict() {
     let device = FlexDevice;
-    let checkpoint = <Checkpoint>::open(&fixture("roberta-cls3")).unwrap();
+    let checkpoint = EncoderCheckpoint::open(&fixture("roberta-cls3")).unwrap();
     let head = checkpoint.load::<Flex>(3, Seed(0), &device).unwrap().head;
     let mut tensors = head.tensors();
     tensors.remove("classifier.dense.bias");
@@ -66,7 +66,7 @@ fn restoring_a_head_is_strict() {
 #[test]
 fn a_pooler_from_the_file_is_frozen_and_used() {
     let device = FlexDevice;
-    let checkpoint = <Checkpoint>::open(&fixture("bert-bare")).unwrap();
+    let checkpoint = EncoderCheckpoint::open(&fixture("bert-bare")).unwrap();
     let width = checkpoint.config.hidden;
     let mut loaded = checkpoint.load::<Flex>(width, Seed(0), &device).unwrap();
     assert_eq!(loaded.notes.len(), 1, "{:?}", loaded.notes);
@@ -89,7 +89,7 @@ fn a_pooler_that_is_missing_is_new_trained_and_saved() {
     let dir = changed("bert-cls3", |tensors| {
         tensors.retain(|name, _| !name.contains("pooler") && !name.starts_with("classifier"));
     });
-    let checkpoint = <Checkpoint>::open(dir.path()).unwrap();
+    let checkpoint = EncoderCheckpoint::open(dir.path()).unwrap();
     let load = |seed| checkpoint.load::<Autodiff<Flex>>(2, Seed(seed), &device).unwrap();
     let loaded = load(0);
     assert_eq!(loaded.notes.len(), 2, "{:?}", loaded.notes);
@@ -113,7 +113,7 @@ fn a_pooler_that_is_missing_is_new_trained_and_saved() {
 #[test]
 fn dropout_acts_in_training_alone() {
     let device = FlexDevice;
-    let checkpoint = <Checkpoint>::open(&fixture("roberta-cls3")).unwrap();
+    let checkpoint = EncoderCheckpoint::open(&fixture("roberta-cls3")).unwrap();
     let golden = stored(&fixture("roberta-cls3").join("golden.safetensors"));
     let inputs = golden_inputs::<Autodiff<Flex>>(&checkpoint, &golden, &device);
     let adapter = no_adapter(&checkpoint, &device);

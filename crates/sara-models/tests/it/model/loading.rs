@@ -5,7 +5,7 @@ use burn_flex::{Flex, FlexDevice};
 use safetensors::Dtype;
 use sara_core::{Backbone, Seed, WeightSource};
 use sara_models::architecture::{Architecture, Family};
-use sara_models::checkpoint::Checkpoint;
+use sara_models::encoder::EncoderCheckpoint;
 use sara_models::encoder::Inputs;
 use sara_models::encoder::config::EncoderConfig;
 
@@ -14,7 +14,8 @@ use super::{changed, fixture, stored};
 /// What opening and loading for three labels says.
 fn failure(dir: &std::path::Path) -> String {
     let device = FlexDevice;
-    let loaded = <Checkpoint>::open(dir).and_then(|checkpoint| checkpoint.load::<Flex>(3, Seed(0), &device));
+    let loaded =
+        EncoderCheckpoint::open(dir).and_then(|checkpoint| checkpoint.load::<Flex>(3, Seed(0), &device));
     let message = loaded.map(|_| ()).unwrap_err().to_string();
     assert_eq!(message.lines().count(), 1, "{message}");
     message
@@ -99,7 +100,7 @@ fn an_index_that_lies_is_an_error() {
 #[test]
 fn a_head_for_another_number_of_labels_needs_to_be_asked_for() {
     let device = FlexDevice;
-    let checkpoint = <Checkpoint>::open(&fixture("bert-cls3")).unwrap();
+    let checkpoint = EncoderCheckpoint::open(&fixture("bert-cls3")).unwrap();
     assert!(checkpoint.has_head());
     let message = checkpoint.load::<Flex>(5, Seed(0), &device).map(|_| ()).unwrap_err().to_string();
     assert!(message.contains("classifier.weight: expected [5, 32], found [3, 32]"), "{message}");
@@ -112,7 +113,7 @@ fn a_head_for_another_number_of_labels_needs_to_be_asked_for() {
 #[test]
 fn other_heads_and_buffers_are_left_aside() {
     let device = FlexDevice;
-    let mlm = <Checkpoint>::open(&fixture("roberta-mlm")).unwrap();
+    let mlm = EncoderCheckpoint::open(&fixture("roberta-mlm")).unwrap();
     assert!(!mlm.has_head());
     mlm.load::<Flex>(2, Seed(0), &device).unwrap();
     let extra = |tensors: &mut super::Stored, names: &[&str]| {
@@ -124,9 +125,9 @@ fn other_heads_and_buffers_are_left_aside() {
             &["cls.predictions.bias", "cls.seq_relationship.weight", "bert.embeddings.position_ids"],
         );
     });
-    <Checkpoint>::open(bert.path()).unwrap().load::<Flex>(3, Seed(0), &device).unwrap();
+    EncoderCheckpoint::open(bert.path()).unwrap().load::<Flex>(3, Seed(0), &device).unwrap();
     let roberta = changed("roberta-cls3", |tensors| extra(tensors, &["roberta.pooler.dense.weight"]));
-    <Checkpoint>::open(roberta.path()).unwrap().load::<Flex>(3, Seed(0), &device).unwrap();
+    EncoderCheckpoint::open(roberta.path()).unwrap().load::<Flex>(3, Seed(0), &device).unwrap();
     // In BERT the pooler is used, so one in another shape is not left aside.
     let pooler = changed("bert-cls3", |tensors| extra(tensors, &["bert.pooler.dense.weight"]));
     assert!(failure(pooler.path()).contains("bert.pooler.dense.weight: expected [32, 32], found [1]"));
@@ -136,7 +137,7 @@ fn other_heads_and_buffers_are_left_aside() {
 fn linears_hold_the_weights_transposed_and_their_source_as_they_lie() {
     let device = FlexDevice;
     for name in ["roberta-cls3", "bert-bare"] {
-        let checkpoint = <Checkpoint>::open(&fixture(name)).unwrap();
+        let checkpoint = EncoderCheckpoint::open(&fixture(name)).unwrap();
         let model = checkpoint.load::<Flex>(3, Seed(0), &device).unwrap().model;
         let file = stored(&fixture(name).join("model.safetensors"));
         let targets = checkpoint.config.linears();

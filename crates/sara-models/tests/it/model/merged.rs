@@ -6,7 +6,7 @@ use std::path::Path;
 use burn_flex::{Flex, FlexDevice};
 use safetensors::Dtype;
 use sara_core::{Backbone, MethodConfig, Pass, RankPlan, Seed};
-use sara_models::checkpoint::Checkpoint;
+use sara_models::encoder::EncoderCheckpoint;
 use sara_models::encoder::config::EncoderConfig;
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ fn json(path: &Path) -> Value {
 fn nothing_adapted_means_the_same_bytes() {
     let device = FlexDevice;
     for (name, n_labels) in FIXTURES {
-        let checkpoint = <Checkpoint>::open(&fixture(name)).unwrap();
+        let checkpoint = EncoderCheckpoint::open(&fixture(name)).unwrap();
         let loaded = checkpoint.load::<Flex>(n_labels, Seed(0), &device).unwrap();
         let parent = tempfile::tempdir().unwrap();
         let out = parent.path().join("deep/merged");
@@ -50,13 +50,13 @@ fn a_head_goes_along_and_loads_again() {
     let device = FlexDevice;
     let labels = ["no", "perhaps", "yes", "often"].map(str::to_owned);
     for (name, _) in FIXTURES {
-        let checkpoint = <Checkpoint>::open(&fixture(name)).unwrap();
+        let checkpoint = EncoderCheckpoint::open(&fixture(name)).unwrap();
         let loaded = checkpoint.load_with_new_head::<Flex>(4, Seed(7), &device).unwrap();
         let parent = tempfile::tempdir().unwrap();
         let out = parent.path().join("merged");
         checkpoint.save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels).unwrap())).unwrap();
 
-        let again = <Checkpoint>::open(&out).unwrap();
+        let again = EncoderCheckpoint::open(&out).unwrap();
         assert_eq!(again.config.labels.as_deref(), Some(&labels[..]), "{name}");
         let reloaded = again.load::<Flex>(4, Seed(99), &device).unwrap();
         assert!(reloaded.notes.is_empty(), "{name}: {:?}", reloaded.notes);
@@ -89,7 +89,7 @@ fn the_configuration_names_the_new_labels_and_keeps_the_rest() {
     config["problem_type"] = "single_label_classification".into();
     config["custom"] = "kept".into();
     std::fs::write(base.path().join("config.json"), config.to_string()).unwrap();
-    let checkpoint = <Checkpoint>::open(base.path()).unwrap();
+    let checkpoint = EncoderCheckpoint::open(base.path()).unwrap();
     let loaded = checkpoint.load_with_new_head::<Flex>(1, Seed(0), &device).unwrap();
     let out = base.path().join("merged");
     let labels = ["score".to_owned()];
@@ -118,7 +118,7 @@ fn the_configuration_names_the_new_labels_and_keeps_the_rest() {
 #[test]
 fn merged_weights_compute_what_the_adapter_computed() {
     let device = FlexDevice;
-    let checkpoint = <Checkpoint>::open(&fixture("roberta-cls3")).unwrap();
+    let checkpoint = EncoderCheckpoint::open(&fixture("roberta-cls3")).unwrap();
     let loaded = checkpoint.load::<Flex>(3, Seed(0), &device).unwrap();
     let plan = RankPlan::constant(&checkpoint.config.linears(), 2).unwrap();
     let adapter = MethodConfig::all()
@@ -146,7 +146,7 @@ fn merged_weights_compute_what_the_adapter_computed() {
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("merged");
     checkpoint.save_merged(&out, &merged, None).unwrap();
-    let again = <Checkpoint>::open(&out).unwrap();
+    let again = EncoderCheckpoint::open(&out).unwrap();
     let reloaded = again.load::<Flex>(3, Seed(0), &device).unwrap();
     let [_, logits] = outputs(&again, &reloaded, &inputs);
     assert_close(&logits, &adapted, "merged");
@@ -166,7 +166,7 @@ fn merged_weights_compute_what_the_adapter_computed() {
 #[test]
 fn a_merged_checkpoint_keeps_the_dtype_of_its_base() {
     let device = FlexDevice;
-    let checkpoint = <Checkpoint>::open(&fixture("roberta-reg")).unwrap();
+    let checkpoint = EncoderCheckpoint::open(&fixture("roberta-reg")).unwrap();
     let loaded = checkpoint.load_with_new_head::<Flex>(2, Seed(0), &device).unwrap();
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("merged");
@@ -184,7 +184,7 @@ fn a_value_that_its_dtype_cannot_hold_is_an_error() {
             super::floats(entry).into_iter().flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect();
         entry.0 = Dtype::F16;
     });
-    let checkpoint = <Checkpoint>::open(base.path()).unwrap();
+    let checkpoint = EncoderCheckpoint::open(base.path()).unwrap();
     let mut model = checkpoint.load::<Flex>(3, Seed(0), &device).unwrap().model;
     // 1e6 times as large: too large for f16, not for the f32 of the other layers.
     for (_, linear) in model.linears_mut() {

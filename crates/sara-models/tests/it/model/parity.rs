@@ -1,7 +1,7 @@
 //! Outputs of transformers: padded batches, text pairs, every kind of file.
 
 use sara_core::Seed;
-use sara_models::checkpoint::Checkpoint;
+use sara_models::encoder::EncoderCheckpoint;
 use sara_models::encoder::Inputs;
 use sara_ops::LayerOps;
 use serde::Deserialize;
@@ -31,7 +31,7 @@ on_backends!(
 fn padded_batches_equal_transformers<B: LayerOps>() {
     for (name, n_labels) in FIXTURES {
         let device = B::Device::default();
-        let checkpoint = <Checkpoint>::open(&fixture(name)).unwrap();
+        let checkpoint = EncoderCheckpoint::open(&fixture(name)).unwrap();
         let loaded = checkpoint.load::<B>(n_labels, Seed(0), &device).unwrap();
         let golden = stored(&fixture(name).join("golden.safetensors"));
         let inputs = golden_inputs::<B>(&checkpoint, &golden, &device);
@@ -83,7 +83,7 @@ fn texts_and_pairs_equal_transformers<B: LayerOps>() {
         let Some(expected) = rows.iter().map(|row| row.logits.clone()).collect::<Option<Vec<_>>>() else {
             continue;
         };
-        let checkpoint = <Checkpoint>::open(&fixture(name)).unwrap();
+        let checkpoint = EncoderCheckpoint::open(&fixture(name)).unwrap();
         let loaded = checkpoint.load::<B>(n_labels, Seed(0), &device).unwrap();
         let shape = [rows.len(), max_length];
         let mask = rows.iter().flat_map(|row| row.attention_mask.iter().map(|&value| value == 1)).collect();
@@ -98,7 +98,7 @@ fn texts_and_pairs_equal_transformers<B: LayerOps>() {
 fn a_row_alone_equals_the_row_in_its_batch<B: LayerOps>() {
     for name in ["roberta-cls3", "bert-cls3"] {
         let device = B::Device::default();
-        let checkpoint = <Checkpoint>::open(&fixture(name)).unwrap();
+        let checkpoint = EncoderCheckpoint::open(&fixture(name)).unwrap();
         let loaded = checkpoint.load::<B>(3, Seed(0), &device).unwrap();
         let golden = stored(&fixture(name).join("golden.safetensors"));
         // The second row has 5 tokens and 7 of padding.
@@ -128,7 +128,7 @@ fn half_precision_files_are_read_exactly<B: LayerOps>() {
     });
     let golden = stored(&fixture("roberta-cls3").join("golden.safetensors"));
     let [half, full] = [in_f16, in_f32].map(|dir| {
-        let checkpoint = <Checkpoint>::open(dir.path()).unwrap();
+        let checkpoint = EncoderCheckpoint::open(dir.path()).unwrap();
         let loaded = checkpoint.load::<B>(3, Seed(0), &device).unwrap();
         let inputs = golden_inputs::<B>(&checkpoint, &golden, &device);
         outputs(&checkpoint, &loaded, &inputs)[1].to_vec::<f32>().unwrap()
