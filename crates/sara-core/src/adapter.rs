@@ -1,6 +1,6 @@
 //! The two traits every adaptation method implements.
 
-use burn::module::{AutodiffModule, Module, ModuleDisplay};
+use burn::module::{AutodiffModule, Module, ModuleDisplay, ParamId};
 use burn::nn::Linear;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
@@ -69,16 +69,51 @@ pub trait Adapter<B: LayerOps>: Module<B> + ModuleDisplay {
         false
     }
 
+    /// Whether evaluation records too, for [`Self::observed`] and [`Self::collapse`].
+    fn observes(&self) -> bool {
+        false
+    }
+
     /// Term the method adds to the training loss, `[1]`.
     fn penalty(&self, progress: Progress) -> Option<Tensor<B, 1>> {
         let _ = progress;
         None
     }
 
-    /// Figures for metrics and pictures.
+    /// Figures for metrics and pictures; a name with a dot, `bits.down`, is one of several of a kind.
     fn report(&self) -> Vec<Figure> {
         Vec::new()
     }
+
+    /// Figures of what passes saw that [recorded](Self::records).
+    fn observed(&self, seen: &Seen<B>) -> Vec<Figure> {
+        let _ = seen;
+        Vec::new()
+    }
+
+    /// What the stored adapter does not hold.
+    fn apart(&self) -> Apart {
+        Apart::default()
+    }
+
+    /// The same method without what depends on the input, at the mean over the tokens that `seen` recorded; `None` where
+    /// nothing does.
+    fn collapse(self, seen: &Seen<B>) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        let _ = seen;
+        None
+    }
+}
+
+/// The parameters that a stored adapter does not hold.
+#[derive(Debug, Clone, Default)]
+pub struct Apart {
+    /// Frozen, and a function of the base's weights alone: stored in a file of their own, or computed again.
+    pub from_base: Vec<ParamId>,
+    /// Without effect: where the stored adapter has none, their first values come back.
+    pub unused: Vec<ParamId>,
 }
 
 /// What changes between optimizer steps.
@@ -132,12 +167,28 @@ impl<B: LayerOps, A: Adapter<B>> Adapter<B> for Option<A> {
         self.as_ref().is_some_and(Adapter::records)
     }
 
+    fn observes(&self) -> bool {
+        self.as_ref().is_some_and(Adapter::observes)
+    }
+
     fn penalty(&self, progress: Progress) -> Option<Tensor<B, 1>> {
         self.as_ref().and_then(|adapter| adapter.penalty(progress))
     }
 
     fn report(&self) -> Vec<Figure> {
         self.as_ref().map(Adapter::report).unwrap_or_default()
+    }
+
+    fn observed(&self, seen: &Seen<B>) -> Vec<Figure> {
+        self.as_ref().map(|adapter| adapter.observed(seen)).unwrap_or_default()
+    }
+
+    fn apart(&self) -> Apart {
+        self.as_ref().map(Adapter::apart).unwrap_or_default()
+    }
+
+    fn collapse(self, seen: &Seen<B>) -> Option<Self> {
+        self.and_then(|adapter| adapter.collapse(seen)).map(Some)
     }
 }
 

@@ -32,8 +32,10 @@ pub enum Error {
         known: String,
     },
     /// A rank is zero or larger than the layer allows.
-    #[error("rank {rank} at {name} ({d_in} -> {d_out}) is not in 1..={}; choose another rank", d_in.min(d_out))]
+    #[error("{field}: rank {rank} at {name} ({d_in} -> {d_out}) is not in 1..={limit}; choose another rank")]
     Rank {
+        /// The configuration field.
+        field: String,
         /// Path of the layer.
         name: String,
         /// The rank asked for.
@@ -42,6 +44,44 @@ pub enum Error {
         d_in: usize,
         /// Output width of the layer.
         d_out: usize,
+        /// The largest rank that is possible there.
+        limit: usize,
+    },
+    /// A key of a method's configuration that should name layers names none.
+    #[error("{field}: `{name}` names no adapted layer; did you mean `{nearest}`?")]
+    UnknownLayer {
+        /// The configuration field.
+        field: String,
+        /// The name given.
+        name: String,
+        /// The nearest name of an adapted layer.
+        nearest: String,
+    },
+    /// The layers that are to share factors have not the shape that these need.
+    #[error("{method}: {name} is {d_in} -> {d_out}, and its factors need {expected}; target {remedy}")]
+    SharedShape {
+        /// The method.
+        method: &'static str,
+        /// Path of the layer.
+        name: String,
+        /// Input width of the layer.
+        d_in: usize,
+        /// Output width of the layer.
+        d_out: usize,
+        /// What would fit.
+        expected: String,
+        /// What can be targeted.
+        remedy: String,
+    },
+    /// What was frozen out of the base weights is not what these weights give.
+    #[error(
+        "{name}: this adapter was trained beside other weights (a projection differs by {difference:.1e} of its size); give the base it was trained on, or its frozen.safetensors"
+    )]
+    OtherBase {
+        /// The tensor.
+        name: String,
+        /// The largest difference, relative.
+        difference: f64,
     },
     /// The ranks of the method come from the weights, and there are none.
     #[error("the ranks of this method come from the weights, and {reason}")]

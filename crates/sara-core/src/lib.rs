@@ -157,7 +157,7 @@ pub mod seed;
 pub mod site;
 pub mod store;
 
-pub use adapter::{Adapter, Figure, LayerAdapter, Progress, Trainable};
+pub use adapter::{Adapter, Apart, Figure, LayerAdapter, Progress, Trainable};
 pub use backbone::Backbone;
 pub use delta::{Change, Delta};
 pub use error::{Error, Result};

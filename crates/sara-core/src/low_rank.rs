@@ -3,6 +3,8 @@
 //!
 //! A method of this kind says how its factors start and what it does with them; all else is here, once.
 
+use std::collections::BTreeMap;
+
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;
@@ -12,12 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::Figure;
 use crate::delta::{Change, Delta};
-use crate::error::Result;
-use crate::methods::below_one;
+use crate::error::{Error, Result};
+use crate::methods::{below_one, finite};
 use crate::pass::Pass;
-use crate::rank_plan::Planned;
+use crate::rank_plan::{Planned, RankPlan};
 use crate::seed::Seed;
-use crate::site::{Site, SiteMap};
+use crate::site::{Site, SiteMap, Target, short_names};
 
 mod beside;
 
@@ -33,6 +35,11 @@ pub struct BranchConfig {
     pub dropout: f64,
     /// What `alpha` is divided by. Default the rank.
     pub scaling: Scaling,
+    /// Ranks of single layers, in place of the method's, by names as in the targets, or the end of a path from a dot on;
+    /// of several names the longest decides.
+    pub ranks: BTreeMap<String, usize>,
+    /// The same for `alpha`.
+    pub alphas: BTreeMap<String, f64>,
 }
 
 /// What `alpha` is divided by.
@@ -49,7 +56,13 @@ pub enum Scaling {
 impl Default for BranchConfig {
     /// Alpha 16, as in the scripts of the LoRA paper for GLUE.
     fn default() -> Self {
-        Self { alpha: 16.0, dropout: 0.0, scaling: Scaling::Rank }
+        Self {
+            alpha: 16.0,
+            dropout: 0.0,
+            scaling: Scaling::Rank,
+            ranks: BTreeMap::new(),
+            alphas: BTreeMap::new(),
+        }
     }
 }
 
@@ -59,7 +72,35 @@ impl BranchConfig {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config).
     pub fn check(&self, method: &str) -> Result<()> {
+        finite(&format!("{method}.alpha"), self.alpha)?;
+        for (name, &alpha) in &self.alphas {
+            finite(&format!("{method}.alphas.{name}"), alpha)?;
+        }
         below_one(&format!("{method}.dropout"), self.dropout)
+    }
+
+    /// The plan of such a method: the rank and the alpha of each target that the options name, and elsewhere what
+    /// `rank` says; `field` is where that comes from, for the error.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`] where a name matches no target, [`Error::Rank`] where a layer is too narrow for its rank,
+    /// and those of `rank`.
+    pub fn plan(
+        &self,
+        field: &str,
+        targets: &[Target],
+        mut rank: impl FnMut(&Target) -> Result<usize>,
+    ) -> Result<RankPlan> {
+        let method = field.split('.').next().unwrap_or(field);
+        check_names(&format!("{method}.ranks"), self.ranks.keys(), targets)?;
+        check_names(&format!("{method}.alphas"), self.alphas.keys(), targets)?;
+        RankPlan::new(field, targets, |target| {
+            let rank = match named(&self.ranks, target) {
+                Some(&rank) => rank,
+                None => rank(target)?,
+            };
+            Ok(Planned { target: target.clone(), rank, alpha: named(&self.alphas, target).copied() })
+        })
     }
 
     /// The constant factor of the branch at a site; `rank` is what the method counts as its rank.
@@ -70,6 +111,24 @@ impl BranchConfig {
             Scaling::RootRank => alpha / rank.sqrt(),
         }
     }
+}
+
+/// What is said of a target by the longest name that matches it.
+fn named<'a, T>(by_name: &'a BTreeMap<String, T>, target: &Target) -> Option<&'a T> {
+    let matching = by_name.iter().filter(|(name, _)| target.is_named(name));
+    matching.max_by_key(|(name, _)| name.len()).map(|(_, said)| said)
+}
+
+fn check_names<'a>(field: &str, names: impl Iterator<Item = &'a String>, targets: &[Target]) -> Result<()> {
+    for name in names {
+        if !targets.iter().any(|target| target.is_named(name)) {
+            let known = short_names(targets).into_iter().chain(targets.iter().map(|t| t.name.clone()));
+            let nearest = known.min_by_key(|known| strsim::damerau_levenshtein(name, known));
+            let (field, nearest) = (field.to_owned(), nearest.unwrap_or_default());
+            return Err(Error::UnknownLayer { field, name: name.clone(), nearest });
+        }
+    }
+    Ok(())
 }
 
 /// The trained factors of the branch at one site.
@@ -203,7 +262,7 @@ impl<B: LayerOps> LowRank<B> {
 
 impl<B: Backend> LowRank<B> {
     /// The same without the components whose scale is zero.
-    fn without_zeros(self) -> Self {
+    pub(crate) fn without_zeros(self) -> Self {
         let Some(scale) = self.scale.clone() else { return self };
         let values: Vec<f32> = scale.to_data().convert::<f32>().iter().collect();
         let alive: Vec<i32> =

@@ -11,23 +11,32 @@ use sara_svd::SvdOps;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::adapter::{Adapter, Figure, Progress, Trainable};
+use crate::adapter::{Adapter, Apart, Figure, Progress, Trainable};
 use crate::delta::Delta;
 use crate::error::{Error, Result};
 use crate::fields;
 use crate::pass::{Pass, Seen};
-use crate::rank_plan::{RankPlan, WeightSource};
+use crate::rank_plan::{Planned, RankPlan, WeightSource};
 use crate::seed::Seed;
 use crate::site::{ModelShape, Site, Target};
 
 pub mod adalora;
+pub mod bayesian_lora;
 pub mod lora;
+pub mod lorta;
+pub mod melora;
+pub mod mo_sara;
+pub mod prilora;
 pub mod sara;
+pub mod taps;
 
 /// A method's configuration: what it needs to plan ranks and to make an adapter.
 pub trait Method: Clone + std::fmt::Debug + Default + Serialize + DeserializeOwned {
     /// The adapter it makes.
     type Adapter<B: LayerOps>: Adapter<B>;
+
+    /// The learning rate where a run names none; the method's page says which run chose it.
+    const LEARNING_RATE: f64;
 
     /// The rank of each target. Only methods that need weights read them.
     ///
@@ -66,8 +75,14 @@ pub trait Method: Clone + std::fmt::Debug + Default + Serialize + DeserializeOwn
         Ok(adapter)
     }
 
-    /// Number of trained values of an adapter of this plan.
-    fn count(&self, shape: ModelShape, plan: &RankPlan) -> usize;
+    /// Number of trained values that belong to one site alone.
+    fn count_at(&self, planned: &Planned) -> usize;
+
+    /// Number of trained values that belong to no site but to the whole model.
+    fn count_shared(&self, shape: ModelShape, plan: &RankPlan) -> usize {
+        let _ = (shape, plan);
+        0
+    }
 
     /// Whether the method can run for so many optimizer steps.
     ///
@@ -164,9 +179,25 @@ macro_rules! methods {
                 }
             }
 
-            /// See [`Method::count`].
+            /// See [`Method::LEARNING_RATE`].
+            pub fn learning_rate(&self) -> f64 {
+                match self { $(Self::$method(_) => <$module::$config as Method>::LEARNING_RATE),* }
+            }
+
+            /// See [`Method::count_at`].
+            pub fn count_at(&self, planned: &Planned) -> usize {
+                match self { $(Self::$method(config) => config.count_at(planned)),* }
+            }
+
+            /// See [`Method::count_shared`].
+            pub fn count_shared(&self, shape: ModelShape, plan: &RankPlan) -> usize {
+                match self { $(Self::$method(config) => config.count_shared(shape, plan)),* }
+            }
+
+            /// Number of trained values of an adapter of this plan.
             pub fn count(&self, shape: ModelShape, plan: &RankPlan) -> usize {
-                match self { $(Self::$method(config) => config.count(shape, plan)),* }
+                let at_sites: usize = plan.sites.iter().map(|planned| self.count_at(planned)).sum();
+                at_sites + self.count_shared(shape, plan)
             }
 
             /// See [`Method::check_steps`].
@@ -201,12 +232,28 @@ macro_rules! methods {
                 match self { $(Self::$method(adapter) => adapter.records()),* }
             }
 
+            fn observes(&self) -> bool {
+                match self { $(Self::$method(adapter) => adapter.observes()),* }
+            }
+
             fn penalty(&self, progress: Progress) -> Option<Tensor<B, 1>> {
                 match self { $(Self::$method(adapter) => adapter.penalty(progress)),* }
             }
 
             fn report(&self) -> Vec<Figure> {
                 match self { $(Self::$method(adapter) => adapter.report()),* }
+            }
+
+            fn observed(&self, seen: &Seen<B>) -> Vec<Figure> {
+                match self { $(Self::$method(adapter) => adapter.observed(seen)),* }
+            }
+
+            fn apart(&self) -> Apart {
+                match self { $(Self::$method(adapter) => adapter.apart()),* }
+            }
+
+            fn collapse(self, seen: &Seen<B>) -> Option<Self> {
+                match self { $(Self::$method(adapter) => adapter.collapse(seen).map(Self::$method)),* }
             }
         }
 
@@ -226,7 +273,13 @@ macro_rules! methods {
 methods! {
     lora::Lora(LoraConfig) = "lora",
     sara::Sara(SaraConfig) = "sara",
+    mo_sara::MoSara(MoSaraConfig) = "mo_sara",
     adalora::Adalora(AdaloraConfig) = "adalora",
+    prilora::Prilora(PriloraConfig) = "prilora",
+    melora::Melora(MeloraConfig) = "melora",
+    bayesian_lora::BayesianLora(BayesianLoraConfig) = "bayesian_lora",
+    lorta::Lorta(LortaConfig) = "lorta",
+    taps::Taps(TapsConfig) = "taps",
 }
 
 /// Checks that a value lies in 0..=1.
@@ -237,6 +290,24 @@ fn fraction(field: &str, value: f64) -> Result<()> {
 /// Checks that a value lies in 0..1, as a probability of dropout must: one that drops everything divides by zero.
 pub(crate) fn below_one(field: &str, value: f64) -> Result<()> {
     in_range(field, value, (0.0..1.0).contains(&value), "a number from 0 to less than 1")
+}
+
+/// Checks that a value is a number.
+pub(crate) fn finite(field: &str, value: f64) -> Result<()> {
+    in_range(field, value, value.is_finite(), "a finite number")
+}
+
+/// Checks that a value is a number, and not negative.
+fn not_negative(field: &str, value: f64) -> Result<()> {
+    in_range(field, value, value.is_finite() && value >= 0.0, "a number from 0 on")
+}
+
+/// Checks that there is at least one.
+fn at_least_one(field: &str, value: usize) -> Result<()> {
+    if value > 0 {
+        return Ok(());
+    }
+    Err(Error::Config { field: field.to_owned(), found: value.to_string(), expected: "1 or more".to_owned() })
 }
 
 fn in_range(field: &str, value: f64, holds: bool, expected: &str) -> Result<()> {

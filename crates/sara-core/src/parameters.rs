@@ -29,9 +29,19 @@ pub fn edit<B: Backend, const D: usize>(
     })
 }
 
+/// The values of a tensor, on the host.
+pub(crate) fn host<B: Backend, const D: usize>(values: Tensor<B, D>) -> Vec<f32> {
+    values.into_data().convert::<f32>().iter::<f32>().collect()
+}
+
 /// The values of every float parameter, trained or not, by path.
 pub fn collect<B: Backend, M: Module<B>>(module: &M) -> Tensors {
-    let mut visitor = Collect { path: Path::default(), all: Tensors::new() };
+    collect_where(module, |_| true)
+}
+
+/// The same of the parameters that are `wanted`.
+pub fn collect_where<B: Backend, M: Module<B>>(module: &M, wanted: impl Fn(ParamId) -> bool) -> Tensors {
+    let mut visitor = Collect { path: Path::default(), wanted, all: Tensors::new() };
     module.visit(&mut visitor);
     visitor.all
 }
@@ -48,13 +58,40 @@ pub fn count_trained<B: Backend, M: Module<B>>(module: &M) -> usize {
 /// # Errors
 /// One [`Error::Mismatch`] that lists all that is missing, unused or of another shape or type; `what` names the source.
 pub fn restore<B: Backend, M: Module<B>>(module: M, tensors: &Tensors, what: &str) -> Result<M> {
-    let mut expected = Expected { path: Path::default(), all: Vec::new() };
+    restore_where(module, tensors, |_| true, what)
+}
+
+/// The same, where a parameter that is not `needed` may be missing and stays as it is.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_where<B: Backend, M: Module<B>>(
+    module: M,
+    tensors: &Tensors,
+    needed: impl Fn(ParamId) -> bool,
+    what: &str,
+) -> Result<M> {
+    check_complete(&module, tensors, needed, what)?;
+    Ok(module.map(&mut Restore { path: Path::default(), tensors }))
+}
+
+/// Whether [`restore_where`] would succeed.
+///
+/// # Errors
+/// As [`restore`].
+pub fn check_complete<B: Backend, M: Module<B>>(
+    module: &M,
+    tensors: &Tensors,
+    needed: impl Fn(ParamId) -> bool,
+    what: &str,
+) -> Result<()> {
+    let mut expected = Expected { path: Path::default(), needed, tensors, all: Vec::new() };
     module.visit(&mut expected);
     let mismatches = mismatches(&expected.all, tensors);
-    if !mismatches.is_empty() {
-        return Err(Error::Mismatch { what: what.to_owned(), mismatches });
+    if mismatches.is_empty() {
+        return Ok(());
     }
-    Ok(module.map(&mut Restore { path: Path::default(), tensors }))
+    Err(Error::Mismatch { what: what.to_owned(), mismatches })
 }
 
 /// A tensor that must be there: its path, its shape, and its type where that matters.
@@ -125,15 +162,18 @@ macro_rules! follow_path {
     };
 }
 
-struct Collect {
+struct Collect<F> {
     path: Path,
+    wanted: F,
     all: Tensors,
 }
 
-impl<B: Backend> ModuleVisitor<B> for Collect {
+impl<B: Backend, F: Fn(ParamId) -> bool> ModuleVisitor<B> for Collect<F> {
     follow_path!();
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        self.all.insert(self.path.joined(), param.val().into_data());
+        if (self.wanted)(param.id) {
+            self.all.insert(self.path.joined(), param.val().into_data());
+        }
     }
 }
 
@@ -147,16 +187,20 @@ impl<B: Backend> ModuleVisitor<B> for Count {
     }
 }
 
-struct Expected {
+struct Expected<'a, F> {
     path: Path,
+    needed: F,
+    tensors: &'a Tensors,
     all: Vec<Wanted>,
 }
 
-impl<B: Backend> ModuleVisitor<B> for Expected {
+impl<B: Backend, F: Fn(ParamId) -> bool> ModuleVisitor<B> for Expected<'_, F> {
     follow_path!();
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
-        let value = param.val();
-        self.all.push((self.path.joined(), value.dims().to_vec(), Some(value.dtype())));
+        let (path, value) = (self.path.joined(), param.val());
+        if (self.needed)(param.id) || self.tensors.contains_key(&path) {
+            self.all.push((path, value.dims().to_vec(), Some(value.dtype())));
+        }
     }
 }
 

@@ -126,6 +126,11 @@ impl<B: Backend> Pass<B> {
         self.noise.is_some()
     }
 
+    /// The optimizer step that the pass trains in, from 0; `None` in evaluation.
+    pub fn step(&self) -> Option<usize> {
+        self.noise.map(|noise| noise.step)
+    }
+
     /// True if inputs are recorded: then every token passes every layer, also where only some are needed.
     pub fn is_recording(&self) -> bool {
         self.seen.is_some()

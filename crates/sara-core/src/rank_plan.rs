@@ -56,46 +56,44 @@ impl<B: Backend> WeightSource<B> for NoWeights {
     }
 }
 
+/// The rank whose singular values reach `share` of the sum of all, at one target.
+///
+/// # Errors
+/// What reading or decomposing the weight said.
+pub fn spectral_rank<B: SvdOps>(
+    target: &Target,
+    share: f64,
+    convention: Convention,
+    weights: &mut dyn WeightSource<B>,
+) -> Result<usize> {
+    let spectrum = sara_svd::spectrum_rank(weights.weight(target)?, share, convention)
+        .map_err(|source| Error::Spectrum { name: target.name.clone(), source })?;
+    Ok(spectrum.rank)
+}
+
 impl RankPlan {
     /// The same rank everywhere.
     ///
     /// # Errors
     /// [`Error::Rank`] where a layer is too narrow for it.
     pub fn constant(targets: &[Target], rank: usize) -> Result<Self> {
-        Self::by(targets, |_| rank)
+        Self::new("rank", targets, |target| Ok(Planned { target: target.clone(), rank, alpha: None }))
     }
 
-    /// A rank for each target, by a rule.
+    /// What `planned` says of each target; `field` is the configuration's, for the error.
     ///
     /// # Errors
-    /// [`Error::Rank`] where a layer is too narrow for it.
-    pub fn by(targets: &[Target], rank: impl Fn(&Target) -> usize) -> Result<Self> {
-        Self::new(targets, |target| Ok(rank(target)))
-    }
-
-    /// At each site the rank whose singular values reach `share` of the sum of all.
-    ///
-    /// # Errors
-    /// What reading or decomposing a weight said.
-    pub fn spectral<B: SvdOps>(
+    /// [`Error::Rank`] where a layer is too narrow for its rank, and those of `planned`.
+    pub fn new(
+        field: &str,
         targets: &[Target],
-        share: f64,
-        convention: Convention,
-        weights: &mut dyn WeightSource<B>,
+        mut planned: impl FnMut(&Target) -> Result<Planned>,
     ) -> Result<Self> {
-        Self::new(targets, |target| {
-            let spectrum = sara_svd::spectrum_rank(weights.weight(target)?, share, convention)
-                .map_err(|source| Error::Spectrum { name: target.name.clone(), source })?;
-            Ok(spectrum.rank)
-        })
-    }
-
-    fn new(targets: &[Target], mut rank: impl FnMut(&Target) -> Result<usize>) -> Result<Self> {
-        let planned = |target: &Target| {
-            let planned = Planned { target: target.clone(), rank: rank(target)?, alpha: None };
-            planned.check().map(|()| planned)
+        let checked = |target: &Target| {
+            let planned = planned(target)?;
+            planned.check(field).map(|()| planned)
         };
-        Ok(Self { sites: targets.iter().map(planned).collect::<Result<_>>()? })
+        Ok(Self { sites: targets.iter().map(checked).collect::<Result<_>>()? })
     }
 
     /// Whether a plan that was read from a file is possible.
@@ -105,7 +103,7 @@ impl RankPlan {
     pub fn check(&self) -> Result<()> {
         let mut sites = BTreeSet::new();
         for planned in &self.sites {
-            planned.check()?;
+            planned.check("plan")?;
             if !sites.insert(planned.target.site) {
                 let mismatches = vec![format!("{}: planned twice", planned.target.name)];
                 return Err(Error::Mismatch { what: "rank plan".to_owned(), mismatches });
@@ -119,11 +117,6 @@ impl RankPlan {
         self.sites.iter().map(|planned| (planned.target.site, module(planned))).collect()
     }
 
-    /// Parameters of the low-rank pairs of all sites.
-    pub fn pair_count(&self) -> usize {
-        self.sites.iter().map(|site| site.rank * (site.target.d_in + site.target.d_out)).sum()
-    }
-
     /// Sum of all ranks.
     pub fn total(&self) -> usize {
         self.sites.iter().map(|site| site.rank).sum()
@@ -131,11 +124,26 @@ impl RankPlan {
 }
 
 impl Planned {
-    fn check(&self) -> Result<()> {
+    /// Parameters of a low-rank pair of this rank.
+    pub fn pair_count(&self) -> usize {
+        self.rank * (self.target.d_in + self.target.d_out)
+    }
+
+    fn check(&self, field: &str) -> Result<()> {
+        let &Target { d_in, d_out, .. } = &self.target;
+        self.at_most(d_in.min(d_out), field)
+    }
+
+    /// Whether the rank is at least 1 and at most `limit`.
+    ///
+    /// # Errors
+    /// [`Error::Rank`].
+    pub(crate) fn at_most(&self, limit: usize, field: &str) -> Result<()> {
         let (Target { name, d_in, d_out, .. }, rank) = (&self.target, self.rank);
-        if (1..=*d_in.min(d_out)).contains(&rank) {
+        if (1..=limit).contains(&rank) {
             return Ok(());
         }
-        Err(Error::Rank { name: name.clone(), rank, d_in: *d_in, d_out: *d_out })
+        let (field, name) = (field.to_owned(), name.clone());
+        Err(Error::Rank { field, name, rank, d_in: *d_in, d_out: *d_out, limit })
     }
 }

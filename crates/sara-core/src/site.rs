@@ -183,6 +183,14 @@ impl<B: Backend, M: Module<B>> SiteMap<B, M> {
         self.modules.is_empty()
     }
 
+    /// Replaces every module, or fails where one fails.
+    ///
+    /// # Errors
+    /// That of `change`.
+    pub fn try_map_sites<E>(self, mut change: impl FnMut(Site, M) -> Result<M, E>) -> Result<Self, E> {
+        self.modules.into_iter().map(|(site, module)| Ok((site, change(site, module)?))).collect()
+    }
+
     /// Replaces every module.
     pub fn map_sites(self, mut change: impl FnMut(Site, M) -> M) -> Self {
         self.modules.into_iter().map(|(site, module)| (site, change(site, module))).collect()

@@ -20,7 +20,7 @@ pub(crate) fn finetune(
     // The rank of each layer comes from the singular values of its weight.
     let mut how = FineTune::by(MethodConfig::Sara(SaraConfig::default()));
     how.targets = Targets::AllLinear;
-    how.options.optimizer.learning_rate = 3e-3;
+    how.options.optimizer.learning_rate = Some(3e-3);
     how.options.optimizer.batch_size = 8;
     how.options.optimizer.epochs = Some(20);
 

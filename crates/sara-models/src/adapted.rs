@@ -2,24 +2,32 @@
 
 pub mod handover;
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use burn::tensor::backend::Backend;
 use sara_core::parameters::Tensors;
 use sara_core::store::StoredAdapter;
-use sara_core::{AnyAdapter, Backbone, LayerOps, Seed};
+use sara_core::{Adapter, AnyAdapter, Backbone, LayerOps, Seed};
+use sara_svd::SvdOps;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::architecture::Architecture;
-use crate::classify::Classes;
-use crate::data::Task;
+use crate::classify::evaluate::{evaluate, observe};
+use crate::classify::{Classes, Dataset, Labels};
+use crate::data::{self, Task};
 use crate::encoder::EncoderCheckpoint;
 use crate::encoder::config::EncoderFamily;
 use crate::encoder::head::{self, Head};
 use crate::encoder::{Encoder, Loaded};
 use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
 use crate::train::Trained;
+use crate::train::metrics::Metrics;
+
+/// Examples that are evaluated at a time.
+const BATCH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
 
 /// What a trained head answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +87,7 @@ pub fn read_adapter(dir: &Path, checkpoint: &EncoderCheckpoint) -> Result<(Store
         let head: Tensors = imported.head.into_iter().collect();
         let mut manifest = imported.stored.manifest;
         manifest.head = head.keys().cloned().collect();
-        let stored = StoredAdapter { manifest, head, adapter: imported.stored.adapter };
+        let stored = StoredAdapter { manifest, head, ..imported.stored };
         return Ok((stored, imported.notes));
     }
     let stored = StoredAdapter::read(dir)?;
@@ -98,7 +106,7 @@ pub fn read_adapter(dir: &Path, checkpoint: &EncoderCheckpoint) -> Result<(Store
     Err(Error::Mismatch { what: dir.display().to_string(), mismatches })
 }
 
-impl<B: LayerOps> Adapted<B> {
+impl<B: LayerOps + SvdOps> Adapted<B> {
     /// Opens the checkpoint in `model`, and the adapter in `adapter` if one is given.
     ///
     /// # Errors
@@ -136,13 +144,44 @@ impl<B: LayerOps> Adapted<B> {
         }
         let mut built = None;
         if let Some(stored) = &stored {
-            built = Some(stored.build(device)?);
+            built = Some(stored.build(&mut checkpoint.weight_source::<B>(device), device)?);
             if !stored.head.is_empty() {
                 head = head.with_tensors(&stored.head, "the adapter's head")?;
             }
         }
         let trained = Trained::new(built, head);
         Ok(Self { checkpoint, model, trained, answer, stored, notes })
+    }
+}
+
+impl<B: LayerOps> Adapted<B> {
+    /// The examples of a file, with the answers that this model can give.
+    ///
+    /// # Errors
+    /// What reading said, or where a label is none of the classes.
+    pub fn labelled(&self, file: &Path, max_tokens: Option<usize>) -> Result<Dataset> {
+        let tokenizer = Tokenizer::load(&self.checkpoint.dir)?;
+        let classes = self.answer.classes();
+        let labels = match self.answer.task {
+            Task::Classify => Labels::Classes(&classes),
+            Task::Regress => Labels::Values,
+        };
+        let max_tokens = self.checkpoint.config.max_tokens(max_tokens)?;
+        Dataset::prepare(&data::read(file, self.answer.task)?, &tokenizer, max_tokens, labels)
+    }
+
+    /// Makes constant what depends on the input, at the mean over the tokens of `data`; returns the metrics on it before
+    /// and after.
+    ///
+    /// # Errors
+    /// [`Error::NothingToCollapse`] where nothing depends on the input, or what evaluating said.
+    pub fn collapse(self, data: &Dataset) -> Result<(Self, Metrics, Metrics)> {
+        let (before, seen) = observe(&self.model, &self.trained, data, BATCH)?;
+        let Trained { adapter, head, .. } = self.trained;
+        let adapter = adapter.and_then(|adapter| adapter.collapse(&seen)).ok_or(Error::NothingToCollapse)?;
+        let trained = Trained::new(Some(adapter), head);
+        let after = evaluate(&self.model, &trained, data, BATCH)?;
+        Ok((Self { trained, ..self }, before, after))
     }
 
     /// Folds the adapter into the backbone's weights; returns the Frobenius norm of each site's change.

@@ -137,6 +137,10 @@ pub enum Error {
     #[error(transparent)]
     Core(#[from] sara_core::Error),
 
+    /// Nothing in the adapter depends on the input.
+    #[error("nothing in this adapter depends on the input; leave --collapse out")]
+    NothingToCollapse,
+
     /// A batch that the model cannot take.
     #[error("{problem}")]
     Input {

@@ -82,8 +82,9 @@ pub fn import(dir: &Path, linears: &[Target], shape: ModelShape) -> Result<Impor
         shape,
         method: MethodConfig::Lora(config.lora.clone()),
         plan,
+        frozen: None,
     };
-    let stored = StoredAdapter { manifest, adapter, head: Tensors::new() };
+    let stored = StoredAdapter { manifest, adapter, head: Tensors::new(), frozen: Tensors::new() };
     Ok(ImportedPeft { stored, head, task_type: config.task_type, notes })
 }
 

@@ -40,7 +40,7 @@ use crate::delta::Delta;
 use crate::error::{Error, Result};
 use crate::low_rank::{Beside, Branch, BranchConfig};
 use crate::methods::{Method, below_one};
-use crate::parameters::{edit, state};
+use crate::parameters::{edit, host, state};
 use crate::pass::{Pass, Seen};
 use crate::rank_plan::{Planned, RankPlan, WeightSource};
 use crate::seed::Seed;
@@ -184,6 +184,8 @@ impl<B: AutodiffBackend, const D: usize> Importance<B, D> {
 impl Method for AdaloraConfig {
     type Adapter<B: LayerOps> = Adalora<B>;
 
+    const LEARNING_RATE: f64 = 4e-3;
+
     fn plan<B: SvdOps>(
         &self,
         _shape: ModelShape,
@@ -197,7 +199,7 @@ impl Method for AdaloraConfig {
                 expected: format!("in 1..={} (initial_rank)", self.initial_rank),
             });
         }
-        RankPlan::constant(targets, self.initial_rank)
+        self.branch.plan("adalora.initial_rank", targets, |_| Ok(self.initial_rank))
     }
 
     fn init<B: LayerOps>(
@@ -236,8 +238,8 @@ impl Method for AdaloraConfig {
         Ok(Adalora { layers: plan.map(layer), config: self.clone() })
     }
 
-    fn count(&self, _shape: ModelShape, plan: &RankPlan) -> usize {
-        plan.pair_count() + plan.total()
+    fn count_at(&self, planned: &Planned) -> usize {
+        planned.pair_count() + planned.rank
     }
 
     fn check_steps(&self, total: usize) -> Result<()> {
@@ -297,8 +299,9 @@ impl<B: TrainOps> Trainable<B> for Adalora<B> {
         } else {
             layers
         };
-        let start = layers.len() * config.initial_rank;
-        let budget = phases.budget(step, start, layers.len() * config.target_rank);
+        let start = layers.iter().map(|(_, layer)| layer.state.kept.dims()[0]).sum();
+        // Where single layers start with less, the end may be the start.
+        let budget = phases.budget(step, start, (layers.len() * config.target_rank).min(start));
         let falling = step > phases.initial && step < phases.last && step.is_multiple_of(phases.interval);
         let layers = if falling || step == phases.last { allocate(layers, budget) } else { layers };
         let layers =
@@ -368,10 +371,6 @@ fn distance_from_identity<B: Backend>(gram: Tensor<B, 2>) -> Tensor<B, 1> {
     let difference = gram - identity;
     // `sum_dim`: a parameter's gradient must not depend on the order in which threads add.
     difference.powi_scalar(2).reshape([1, rank * rank]).sum_dim(1).reshape([1]).sqrt()
-}
-
-fn host<B: Backend>(values: Tensor<B, 1>) -> Vec<f32> {
-    values.into_data().convert::<f32>().iter::<f32>().collect()
 }
 
 #[cfg(test)]

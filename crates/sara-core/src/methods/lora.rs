@@ -68,13 +68,15 @@ pub(crate) fn path(site: Site, factor: &str) -> String {
 impl Method for LoraConfig {
     type Adapter<B: LayerOps> = Lora<B>;
 
+    const LEARNING_RATE: f64 = 1e-3;
+
     fn plan<B: SvdOps>(
         &self,
         _shape: ModelShape,
         targets: &[Target],
         _weights: &mut dyn WeightSource<B>,
     ) -> Result<RankPlan> {
-        RankPlan::constant(targets, self.rank)
+        self.branch.plan("lora.rank", targets, |_| Ok(self.rank))
     }
 
     fn init<B: LayerOps>(
@@ -95,8 +97,8 @@ impl Method for LoraConfig {
         Ok(Lora { layers: plan.map(branch) })
     }
 
-    fn count(&self, _shape: ModelShape, plan: &RankPlan) -> usize {
-        plan.pair_count()
+    fn count_at(&self, planned: &Planned) -> usize {
+        planned.pair_count()
     }
 }
 

@@ -35,7 +35,7 @@ use crate::error::Result;
 use crate::low_rank::{Branch, BranchConfig, uniform_down, zero_up};
 use crate::methods::{Method, fraction};
 use crate::pass::Pass;
-use crate::rank_plan::{Planned, RankPlan, WeightSource};
+use crate::rank_plan::{Planned, RankPlan, WeightSource, spectral_rank};
 use crate::seed::Seed;
 use crate::site::{ModelShape, Site, SiteMap, Target};
 
@@ -86,6 +86,8 @@ pub struct Sara<B: Backend> {
 impl Method for SaraConfig {
     type Adapter<B: LayerOps> = Sara<B>;
 
+    const LEARNING_RATE: f64 = 1e-3;
+
     fn plan<B: SvdOps>(
         &self,
         _shape: ModelShape,
@@ -93,7 +95,8 @@ impl Method for SaraConfig {
         weights: &mut dyn WeightSource<B>,
     ) -> Result<RankPlan> {
         fraction("sara.share", self.share)?;
-        RankPlan::spectral(targets, self.share, self.convention, weights)
+        self.branch
+            .plan("sara.share", targets, |target| spectral_rank(target, self.share, self.convention, weights))
     }
 
     fn init<B: LayerOps>(
@@ -124,8 +127,8 @@ impl Method for SaraConfig {
         Ok(Sara { layers: plan.map(branch) })
     }
 
-    fn count(&self, _shape: ModelShape, plan: &RankPlan) -> usize {
-        plan.pair_count() + plan.total()
+    fn count_at(&self, planned: &Planned) -> usize {
+        planned.pair_count() + planned.rank
     }
 }
 

@@ -5,13 +5,15 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor, TensorData};
 use sara_core::parameters::{collect, count_trained, restore, without_gradient};
 use sara_core::{
-    Adapter, AnyAdapter, Backbone, LayerOps, Manifest, MethodConfig, Noise, Pass, Progress, Seed, Seen,
-    StoredAdapter, TrainOps, Trainable,
+    Adapter, AnyAdapter, Backbone, LayerOps, Manifest, MethodConfig, NoWeights, Noise, Pass, Progress, Seed,
+    Seen, StoredAdapter, TrainOps, Trainable,
 };
+use sara_svd::SvdOps;
 
 use crate::noise::{cast, gradients, noised};
 use crate::tiny::{
-    Case, D_MODEL, Dropout, Gradients, Merge, SHAPE, Start, Tiny, cases, distance, input, random, values,
+    Case, D_MODEL, Dropout, First, Gradients, Merge, SHAPE, Start, Tiny, Weights, cases, distance, input,
+    random, values,
 };
 
 /// Sums of at most six products of values around one, in f32, taken in another order.
@@ -19,7 +21,7 @@ const F32_ORDER: f64 = 2e-5;
 /// More than any type's rounding takes from outputs of size one.
 const NONSENSE: f64 = 0.5;
 /// The least that counts as a change of an output of size one.
-const MOVED: f64 = 1e-2;
+const MOVED: f64 = 1e-3;
 
 macro_rules! contract {
     ($module:ident, $backend:ty: $($test:ident),* $(,)?) => {
@@ -81,7 +83,7 @@ fn the_table_has_every_method() {
     }
 }
 
-fn starts_where_it_says<B: TrainOps>(case: &Case) {
+fn starts_where_it_says<B: TrainOps + SvdOps>(case: &Case) {
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
     let adapted = backbone.forward(x.clone(), &case.init(1, &device), &Pass::evaluation());
@@ -93,12 +95,25 @@ fn starts_where_it_says<B: TrainOps>(case: &Case) {
     }
 }
 
-fn moves_with_its_parameters<B: TrainOps>(case: &Case) {
+fn moves_with_its_parameters<B: TrainOps + SvdOps>(case: &Case) {
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
-    let adapter = noised(case.init::<B>(1, &device), 2);
+    let adapter = noised(started::<B>(case, &device), 2);
     let adapted = backbone.forward(x.clone(), &adapter, &Pass::evaluation());
     assert!(distance(&values(adapted), &values(backbone.plain(x))) > MOVED);
+}
+
+/// An adapter that has seen its first step, where it takes something from that.
+fn started<B: TrainOps + SvdOps>(case: &Case, device: &B::Device) -> AnyAdapter<B> {
+    let adapter = case.init::<B>(1, device);
+    if !adapter.records() {
+        return adapter;
+    }
+    let _drawing = crate::pass::one_at_a_time();
+    let pass = Pass::training(Noise::default()).recording();
+    Tiny::<B>::new(device).forward(input(device), &adapter, &pass);
+    let seen = pass.into_seen().inner();
+    adapter.after_step(&GradientsParams::new(), &seen, Progress { step: 0, total: 10 })
 }
 
 /// A scalar that depends on every output and on the penalty.
@@ -112,7 +127,7 @@ fn loss<B: LayerOps>(backbone: &Tiny<B>, adapter: &impl Adapter<B>, x: Tensor<B,
     }
 }
 
-fn every_parameter_has_a_gradient<B: TrainOps>(case: &Case) {
+fn every_parameter_has_a_gradient<B: TrainOps + SvdOps>(case: &Case) {
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
     let adapter = case.init::<B>(1, &device);
@@ -131,14 +146,15 @@ fn every_parameter_has_a_gradient<B: TrainOps>(case: &Case) {
 /// The gradient of every single value against central differences.
 ///
 /// A straight-through gradient is of another function than the loss: somewhere it must differ.
-fn gradients_are_the_slopes<B: TrainOps>(case: &Case) {
+fn gradients_are_the_slopes<B: TrainOps + SvdOps>(case: &Case) {
     let device = B::Device::default();
-    // In f64 the difference itself errs by the step squared times the curvature, about 1e-8; in f32 by its rounding over the step, 1e-2.
+    // In f64 the difference itself errs by the step squared times the third derivative and by its rounding over the step,
+    // each about 1e-8; in f32 by its rounding over the step, 1e-2.
     let (dtype, step, tolerance) =
-        if computes_in::<B>(DType::F64) { (DType::F64, 1e-5, 1e-7) } else { (DType::F32, 3e-2, 3e-2) };
+        if computes_in::<B>(DType::F64) { (DType::F64, 1e-6, 1e-7) } else { (DType::F32, 3e-2, 3e-2) };
     let backbone = Tiny::<B>::new(&device).cast(dtype);
     let x = input::<B>(&device).cast(dtype);
-    let adapter = cast(noised(case.init::<B>(1, &device), 2), dtype);
+    let adapter = cast(noised(started::<B>(case, &device), 2), dtype);
     let grads = GradientsParams::from_grads(loss(&backbone, &adapter, x.clone()).backward(), &adapter);
     let grads = gradients(&adapter, &grads);
     assert_eq!(grads.values().map(Vec::len).sum::<usize>(), case.count);
@@ -199,12 +215,13 @@ fn stored<B: LayerOps>(case: &Case, adapter: &AnyAdapter<B>) -> StoredAdapter {
         shape: SHAPE,
         method: case.method.clone(),
         plan: case.plan.clone(),
+        frozen: None,
     };
     let head = [("out.weight".to_owned(), crate::tiny::data("head", [2, 3]))].into();
-    StoredAdapter { manifest, adapter: collect(adapter), head }
+    StoredAdapter::new(manifest, adapter, head)
 }
 
-fn state_survives<B: TrainOps>(case: &Case) {
+fn state_survives<B: TrainOps + SvdOps>(case: &Case) {
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
     let mut state = collect(&case.init::<B>(1, &device));
@@ -223,15 +240,19 @@ fn state_survives<B: TrainOps>(case: &Case) {
     written.write(&dir).unwrap();
     let read = StoredAdapter::read(&dir).unwrap();
     assert_eq!(read, written);
-    let rebuilt = read.build::<B>(&device).unwrap();
+    let rebuilt = read.build::<B>(&mut NoWeights, &device).unwrap();
     assert_eq!(collect(&rebuilt), state);
     assert_eq!(count_trained(&rebuilt), case.count);
     assert_eq!(values(backbone.forward(x, &rebuilt, &Pass::evaluation())), before);
 }
 
-fn dtypes_mix<B: TrainOps>(case: &Case) {
+fn dtypes_mix<B: TrainOps + SvdOps>(case: &Case) {
     let device = B::Device::default();
-    let adapter = noised(case.init::<B>(1, &device), 2);
+    let adapter = match case.laws.start {
+        Start::AtTheBackbone => noised(started::<B>(case, &device), 2),
+        // With all its gates open: a quantiser of two bits makes much of the last bit of a half.
+        Start::Elsewhere => started::<B>(case, &device),
+    };
     let x = input::<B>(&device);
     let expected = values(Tiny::<B>::new(&device).forward(x.clone(), &adapter, &Pass::evaluation()));
     // Outputs reach about 4: twenty roundings of the type, at its spacing there.
@@ -247,7 +268,7 @@ fn dtypes_mix<B: TrainOps>(case: &Case) {
     }
 }
 
-fn merge_equals_project_or_is_refused<B: TrainOps>(case: &Case) {
+fn merge_equals_project_or_is_refused<B: TrainOps + SvdOps>(case: &Case) {
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
     let untrained = case.init::<B>(1, &device);
@@ -268,9 +289,9 @@ fn merge_equals_project_or_is_refused<B: TrainOps>(case: &Case) {
     );
     let error = distance(&values(merged.plain(x)), &adapted);
     assert!(error < F32_ORDER, "{error}");
-    for (((site, norm), (_, before)), (_, after)) in
-        norms.iter().zip(backbone.linears()).zip(merged.linears())
-    {
+    let sites = backbone.linears().into_iter().zip(merged.linears());
+    for ((site, before), (_, after)) in sites {
+        let norm = norms.iter().find(|(at, _)| *at == site).map_or(0.0, |(_, norm)| *norm);
         let change = values(after.weight.val() - before.weight.val());
         let expected = change.iter().map(|value| value * value).sum::<f64>().sqrt();
         assert!((norm - expected).abs() < F32_ORDER, "{site}: {norm}, {expected}");
@@ -278,23 +299,23 @@ fn merge_equals_project_or_is_refused<B: TrainOps>(case: &Case) {
     }
 }
 
-fn counts_as_the_formula_says<B: TrainOps>(case: &Case) {
+fn counts_as_the_formula_says<B: TrainOps + SvdOps>(case: &Case) {
     let adapter = case.init::<B>(1, &B::Device::default());
     assert_eq!(count_trained(&adapter), case.count);
     assert_eq!(case.method.count(SHAPE, &case.plan), case.count);
 }
 
-fn seeds_decide<B: TrainOps>(case: &Case) {
+fn seeds_decide<B: TrainOps + SvdOps>(case: &Case) {
     let device = B::Device::default();
     let state = |seed| collect(&case.init::<B>(seed, &device));
     assert_eq!(state(1), state(1));
-    assert_ne!(state(1), state(2));
+    assert_eq!(state(1) == state(2), case.laws.first == First::Fixed);
 }
 
-fn rows_are_independent<B: TrainOps>(case: &Case) {
+fn rows_are_independent<B: TrainOps + SvdOps>(case: &Case) {
     let device = B::Device::default();
     let backbone = Tiny::<B>::new(&device);
-    let adapter = noised(case.init::<B>(1, &device), 2);
+    let adapter = noised(started::<B>(case, &device), 2);
     let first: Tensor<B, 3> = random("first", [1, 4, D_MODEL], &device);
     let beside = |other: &str| {
         let batch = Tensor::cat(vec![first.clone(), random(other, [1, 4, D_MODEL], &device)], 0);
@@ -315,7 +336,7 @@ fn with_dropout(method: &MethodConfig, dropout: f64) -> serde_json::Result<Metho
     serde_json::from_value(value)
 }
 
-fn dropout_acts_in_training_alone<B: TrainOps>(case: &Case) {
+fn dropout_acts_in_training_alone<B: TrainOps + SvdOps>(case: &Case) {
     let _drawing = crate::pass::one_at_a_time();
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input::<B>(&device));
@@ -331,7 +352,7 @@ fn dropout_acts_in_training_alone<B: TrainOps>(case: &Case) {
     }
     let adapter = |dropout| {
         let method = with_dropout(&case.method, dropout).unwrap();
-        noised(method.init::<B>(SHAPE, &case.plan, Seed(1), &device).unwrap(), 2)
+        noised(method.start::<B>(SHAPE, &case.plan, Seed(1), &mut Weights, &device).unwrap(), 2)
     };
     let (wet, dry) = (adapter(0.5), adapter(0.0));
     let train = |adapter: &AnyAdapter<B>, step| {
@@ -348,10 +369,10 @@ fn dropout_acts_in_training_alone<B: TrainOps>(case: &Case) {
     assert_eq!(evaluate(&wet), evaluate(&dry));
 }
 
-fn stays_trainable_after_a_step<B: TrainOps>(case: &Case) {
+fn stays_trainable_after_a_step<B: TrainOps + SvdOps>(case: &Case) {
     let device = B::Device::default();
     let (backbone, x) = (Tiny::<B>::new(&device), input(&device));
-    let mut adapter = noised(case.init::<B>(1, &device), 2);
+    let mut adapter = noised(started::<B>(case, &device), 2);
     for step in 0..10 {
         let grads = GradientsParams::from_grads(loss(&backbone, &adapter, x.clone()).backward(), &adapter);
         adapter = adapter.after_step(&grads, &Seen::default(), Progress { step, total: 10 });

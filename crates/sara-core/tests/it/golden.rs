@@ -11,7 +11,9 @@ use sara_core::low_rank::BranchConfig;
 use sara_core::methods::adalora::AdaloraConfig;
 use sara_core::parameters::{Tensors, collect, restore};
 use sara_core::store::read_safetensors;
-use sara_core::{Adapter, Error, MethodConfig, ModelShape, Progress, RankPlan, Role, Seed, Site, Target};
+use sara_core::{
+    Adapter, Error, MethodConfig, ModelShape, NoWeights, Progress, RankPlan, Role, Seed, Site, Target,
+};
 
 use crate::import::product;
 use crate::tiny::{distance, values};
@@ -54,7 +56,7 @@ fn imported(name: &str, model: &str) -> Result<ImportedPeft, Error> {
 fn check(name: &str, model: &str, suffix: &str, scale: impl Fn(&str, usize) -> f64) -> ImportedPeft {
     let imported = imported(name, model).unwrap();
     let tensors = read_safetensors(&fixture(name).join("adapter_model.safetensors")).unwrap();
-    let adapter = imported.stored.build::<Flex>(&FlexDevice).unwrap();
+    let adapter = imported.stored.build::<Flex>(&mut NoWeights, &FlexDevice).unwrap();
     let mut used = imported.head.len();
     for Target { site, name, d_in, d_out } in linears(model) {
         let factor = |letter: &str| tensors.get(&format!("base_model.model.{name}.lora_{letter}{suffix}"));

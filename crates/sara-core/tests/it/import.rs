@@ -8,7 +8,7 @@ use burn_flex::{Flex, FlexDevice};
 use sara_core::import::peft::{ImportedPeft, import};
 use sara_core::parameters::Tensors;
 use sara_core::store::write_safetensors;
-use sara_core::{Adapter, Backbone, Error};
+use sara_core::{Adapter, Backbone, Error, NoWeights};
 use serde_json::{Value, json};
 
 use crate::tiny::{D_INNER, D_MODEL, SHAPE, Tiny, data, distance, linears};
@@ -50,7 +50,7 @@ fn refusal(config: &Value, tensors: &Tensors) -> String {
 
 /// The change at a site of the imported adapter, row by row of the input.
 fn change(imported: &ImportedPeft, name: &str) -> Vec<f64> {
-    let adapter = imported.stored.build::<Flex>(&FlexDevice).unwrap();
+    let adapter = imported.stored.build::<Flex>(&mut NoWeights, &FlexDevice).unwrap();
     let site = linears().iter().find(|target| target.name == name).unwrap().site;
     let backbone = Tiny::<Flex>::new(&FlexDevice);
     let (_, linear) = backbone.linears().into_iter().find(|&(at, _)| at == site).unwrap();
@@ -146,8 +146,8 @@ fn one_error_lists_every_tensor_that_does_not_fit() {
     let error = refusal(&config, &tensors);
     for part in [
         "8 tensors do not fit".replace('8', "7").as_str(),
-        "tiny.layers.0.attention.query.lora_B: expected [5, 3], found nothing",
-        "tiny.layers.1.output.dense.lora_A: expected [3, 5], found [5, 3]",
+        "tiny.layers.0.attention.query.lora_B: expected [8, 3], found nothing",
+        "tiny.layers.1.output.dense.lora_A: expected [3, 8], found [8, 3]",
         "tiny.layers.7.attention.query.lora_A.weight: not a layer of this model",
         "lora_A.default.weight: the adapter's name stands in the key",
         "lora_magnitude_vector: DoRA is not supported",
@@ -267,7 +267,7 @@ fn adalora_keeps_the_scale_of_its_initial_rank() {
     assert_eq!(imported.notes, [format!("{DOWN}: rank 0, not adapted")]);
 
     let error = refusal(&pruned(two.clone(), two.clone()), &tensors);
-    assert!(error.contains("dense.lora_A: expected [2, 5], found [0, 5]"), "{error}");
+    assert!(error.contains("dense.lora_A: expected [2, 8], found [0, 8]"), "{error}");
     assert!(refusal(&pruned(two, json!([true])), &tensors).contains("4 booleans"));
     let mut partial = adalora([4, 4]);
     partial.remove(&key(&format!("{QUERY}.lora_E"))).unwrap();

@@ -5,6 +5,7 @@ mod contract;
 mod export;
 mod fields;
 mod golden;
+mod golden_methods;
 mod golden_sara;
 mod import;
 mod merge;

@@ -9,7 +9,8 @@ use crate::tiny::{cases, data};
 fn paths_name_the_site() {
     let adapter = cases().remove(0).init::<burn_flex::Flex>(1, &burn_flex::FlexDevice);
     let paths: Vec<String> = collect(&adapter).into_keys().collect();
-    let expected = ["0-down.down", "0-down.up", "0-query.down", "0-query.up", "1-down.down", "1-down.up"];
+    let expected =
+        ["0-output.down", "0-output.up", "0-query.down", "0-query.up", "1-output.down", "1-output.up"];
     let expected: Vec<String> = expected.iter().map(|path| format!("Lora.layers.{path}")).collect();
     assert_eq!(paths[..6], expected);
 }
@@ -26,9 +27,9 @@ fn one_error_lists_every_mismatch() {
     let error = restore(adapter, &state, "file").unwrap_err().to_string();
     for part in [
         "file: 4 tensors do not fit",
-        "Lora.layers.0-query.up: missing, expected [3, 5]",
+        "Lora.layers.0-query.up: missing, expected [3, 8]",
         "Lora.layers.0-query.down: expected [6, 3] F32, found [3, 6] F32",
-        "Lora.layers.1-query.up: expected [3, 5] F32, found [3, 5] F64",
+        "Lora.layers.1-query.up: expected [3, 8] F32, found [3, 8] F64",
         "elsewhere: unknown",
     ] {
         assert!(error.contains(part), "{error}");

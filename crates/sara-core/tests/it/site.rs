@@ -65,8 +65,9 @@ fn ranks_are_checked() {
     for rank in [0, 5] {
         let error = plan(rank).unwrap_err();
         assert!(matches!(error, Error::Rank { .. }));
-        let expected =
-            format!("rank {rank} at bert.encoder.layer.0.attention.self.query (4 -> 8) is not in 1..=4");
+        let expected = format!(
+            "rank: rank {rank} at bert.encoder.layer.0.attention.self.query (4 -> 8) is not in 1..=4"
+        );
         assert!(error.to_string().starts_with(&expected), "{error}");
     }
     let mut twice = plan(2).unwrap();

@@ -7,7 +7,7 @@ use burn::tensor::TensorData;
 use half::{bf16, f16};
 use sara_core::parameters::Tensors;
 use sara_core::store::{FORMAT, read_safetensors, replace_dir, write_file, write_safetensors};
-use sara_core::{Error, Manifest, StoredAdapter};
+use sara_core::{Error, Manifest, NoWeights, StoredAdapter};
 
 use crate::tiny::{SHAPE, cases, data};
 
@@ -143,12 +143,9 @@ fn stored() -> StoredAdapter {
         shape: SHAPE,
         method: case.method,
         plan: case.plan,
+        frozen: None,
     };
-    StoredAdapter {
-        manifest,
-        adapter: sara_core::parameters::collect(&adapter),
-        head: [("weight".to_owned(), data("head", [2, 3]))].into(),
-    }
+    StoredAdapter::new(manifest, &adapter, [("weight".to_owned(), data("head", [2, 3]))].into())
 }
 
 #[test]
@@ -174,7 +171,9 @@ fn an_edited_description_is_refused() {
         assert!(text.contains(from), "{text}");
         fs::write(&path, text.replacen(from, to, 1)).unwrap();
         let error = StoredAdapter::read(&dir)
-            .and_then(|stored| stored.build::<burn_flex::Flex>(&burn_flex::FlexDevice).map(drop))
+            .and_then(|stored| {
+                stored.build::<burn_flex::Flex>(&mut NoWeights, &burn_flex::FlexDevice).map(drop)
+            })
             .unwrap_err()
             .to_string();
         assert!(!error.contains('\n'), "{error}");
@@ -184,9 +183,11 @@ fn an_edited_description_is_refused() {
     assert!(error("\"format\": 1,", "").contains("not the description of an adapter"));
     assert!(error("\"base\"", "\"bass\"").contains("bass"));
     let plan = text.rfind("\"rank\": 3").unwrap();
-    for (rank, expected) in [("0", "rank 0"), ("99", "rank 99"), ("2", "expected [5, 2]")] {
+    for (rank, expected) in [("0", "rank 0"), ("99", "rank 99"), ("2", "expected [8, 2]")] {
         fs::write(&path, format!("{}\"rank\": {rank}{}", &text[..plan], &text[plan + 9..])).unwrap();
-        let error = StoredAdapter::read(&dir).unwrap().build::<burn_flex::Flex>(&burn_flex::FlexDevice);
+        let error = StoredAdapter::read(&dir)
+            .unwrap()
+            .build::<burn_flex::Flex>(&mut NoWeights, &burn_flex::FlexDevice);
         let error = error.map(drop).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
@@ -196,6 +197,10 @@ fn an_edited_description_is_refused() {
 
     let mut foreign = stored();
     foreign.adapter.insert("Lora.layers.9-key.up".to_owned(), data("up", [2, 2]));
-    let error = foreign.build::<burn_flex::Flex>(&burn_flex::FlexDevice).map(drop).unwrap_err().to_string();
+    let error = foreign
+        .build::<burn_flex::Flex>(&mut NoWeights, &burn_flex::FlexDevice)
+        .map(drop)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("Lora.layers.9-key.up: unknown"), "{error}");
 }

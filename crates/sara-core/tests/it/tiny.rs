@@ -7,17 +7,24 @@ use burn::tensor::{DType, Tensor, TensorData};
 use rand::Rng;
 use sara_core::low_rank::{BranchConfig, Scaling};
 use sara_core::methods::adalora::AdaloraConfig;
+use sara_core::methods::bayesian_lora::BayesianLoraConfig;
 use sara_core::methods::lora::LoraConfig;
+use sara_core::methods::lorta::{HeadAxis, LortaConfig};
+use sara_core::methods::melora::MeloraConfig;
+use sara_core::methods::mo_sara::{MoSaraConfig, RouterInput};
+use sara_core::methods::prilora::PriloraConfig;
 use sara_core::methods::sara::{SaraConfig, SaraStart};
+use sara_core::methods::taps::TapsConfig;
 use sara_core::{
     Adapter, AnyAdapter, Backbone, LayerAdapter, LayerOps, MethodConfig, ModelShape, NoWeights, Pass,
-    Planned, RankPlan, Role, Seed, Site, Target,
+    Planned, RankPlan, Role, Seed, Site, Target, WeightSource,
 };
+use sara_svd::SvdOps;
 
 /// Not square, so that a transposed weight cannot go unnoticed.
 pub(crate) const D_MODEL: usize = 6;
-pub(crate) const D_INNER: usize = 5;
-pub(crate) const SHAPE: ModelShape = ModelShape { n_layers: 2, n_heads: 1, n_kv_heads: 1, head_dim: D_INNER };
+pub(crate) const D_INNER: usize = 8;
+pub(crate) const SHAPE: ModelShape = ModelShape { n_layers: 2, n_heads: 2, n_kv_heads: 2, head_dim: 4 };
 
 #[derive(Module, Debug)]
 pub(crate) struct Tiny<B: Backend> {
@@ -28,6 +35,17 @@ pub(crate) struct Tiny<B: Backend> {
 struct TinyLayer<B: Backend> {
     query: Linear<B>,
     down: Linear<B>,
+}
+
+/// The weights of [`Tiny`], for methods that start from them.
+pub(crate) struct Weights;
+
+impl<B: LayerOps> WeightSource<B> for Weights {
+    fn weight(&mut self, target: &Target) -> sara_core::Result<Tensor<B, 2>> {
+        let backbone = Tiny::<B>::new(&B::Device::default());
+        let found = backbone.linears().into_iter().find(|(site, _)| *site == target.site);
+        Ok(found.map(|(_, linear)| linear.weight.val()).unwrap())
+    }
 }
 
 impl<B: LayerOps> Tiny<B> {
@@ -58,7 +76,7 @@ impl<B: LayerOps> Tiny<B> {
         self.layers.iter().enumerate().fold(x, |x, (layer, weights)| {
             let adapter = LayerAdapter { adapter, pass, layer };
             let inner = adapter.project(Role::Query, &weights.query, x).tanh();
-            adapter.project(Role::Down, &weights.down, inner)
+            adapter.project(Role::Output, &weights.down, inner)
         })
     }
 
@@ -74,7 +92,7 @@ impl<B: Backend> Backbone<B> for Tiny<B> {
             .flat_map(|(layer, weights)| {
                 [
                     (Site { layer, role: Role::Query }, &weights.query),
-                    (Site { layer, role: Role::Down }, &weights.down),
+                    (Site { layer, role: Role::Output }, &weights.down),
                 ]
             })
             .collect()
@@ -86,7 +104,7 @@ impl<B: Backend> Backbone<B> for Tiny<B> {
             .flat_map(|(layer, weights)| {
                 [
                     (Site { layer, role: Role::Query }, &mut weights.query),
-                    (Site { layer, role: Role::Down }, &mut weights.down),
+                    (Site { layer, role: Role::Output }, &mut weights.down),
                 ]
             })
             .collect()
@@ -105,7 +123,7 @@ pub(crate) fn linears() -> Vec<Target> {
         .flat_map(|layer| {
             [
                 target(layer, Role::Query, "attention.query", D_MODEL, D_INNER),
-                target(layer, Role::Down, "output.dense", D_INNER, D_MODEL),
+                target(layer, Role::Output, "output.dense", D_INNER, D_MODEL),
             ]
         })
         .collect()
@@ -148,18 +166,19 @@ pub(crate) struct Laws {
     pub(crate) start: Start,
     pub(crate) gradients: Gradients,
     pub(crate) merge: Merge,
+    pub(crate) form: Form,
     pub(crate) dropout: Dropout,
+    /// Whether the first values depend on the seed.
+    pub(crate) first: First,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(dead_code, reason = "not every method is there yet")]
 pub(crate) enum Start {
     AtTheBackbone,
     Elsewhere,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(dead_code, reason = "not every method is there yet")]
 pub(crate) enum Gradients {
     /// The slopes of the loss.
     Exact,
@@ -174,6 +193,18 @@ pub(crate) enum Merge {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    LowRank,
+    Dense,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum First {
+    Drawn,
+    Fixed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dropout {
     Taken,
     None,
@@ -184,13 +215,15 @@ impl Laws {
         start: Start::AtTheBackbone,
         gradients: Gradients::Exact,
         merge: Merge::Equals,
+        form: Form::LowRank,
         dropout: Dropout::Taken,
+        first: First::Drawn,
     };
 }
 
 impl Case {
-    pub(crate) fn init<B: LayerOps>(&self, seed: u64, device: &B::Device) -> AnyAdapter<B> {
-        self.method.init(SHAPE, &self.plan, Seed(seed), device).unwrap()
+    pub(crate) fn init<B: LayerOps + SvdOps>(&self, seed: u64, device: &B::Device) -> AnyAdapter<B> {
+        self.method.start(SHAPE, &self.plan, Seed(seed), &mut Weights, device).unwrap()
     }
 }
 
@@ -210,6 +243,11 @@ const WIDTHS: usize = D_MODEL + D_INNER;
 fn cases_of(method: MethodConfig) -> Vec<Case> {
     let case = |name, method: MethodConfig, count| {
         let plan = method.plan::<burn_flex::Flex>(SHAPE, &linears(), &mut NoWeights).unwrap();
+        Case { name, method, plan, count, laws: Laws::LOW_RANK }
+    };
+    let of_role = |name, method: MethodConfig, role, count| {
+        let targets: Vec<Target> = linears().into_iter().filter(|target| target.site.role == role).collect();
+        let plan = method.plan::<burn_flex::Flex>(SHAPE, &targets, &mut NoWeights).unwrap();
         Case { name, method, plan, count, laws: Laws::LOW_RANK }
     };
     match method {
@@ -240,6 +278,73 @@ fn cases_of(method: MethodConfig) -> Vec<Case> {
         MethodConfig::Adalora(config) => {
             let config = AdaloraConfig { initial_rank: 3, target_rank: 1, branch: branch(), ..config };
             vec![case("adalora", MethodConfig::Adalora(config), 4 * 3 * (WIDTHS + 1))]
+        }
+        MethodConfig::MoSara(config) => {
+            // The plan is made by hand, as SARA's is; all singular vectors at one site.
+            let plan = by_site([(1, None), (3, None), (2, None), (6, None)]);
+            let case = |name, config, router: usize, laws| {
+                let MoSaraConfig { experts, .. } = config;
+                let count = experts * 12 + 2 * WIDTHS + router;
+                Case { name, method: MethodConfig::MoSara(config), plan: plan.clone(), count, laws }
+            };
+            let routed = MoSaraConfig { experts: 3, router_hidden: 2, ..config.clone() };
+            let by_input = MoSaraConfig { router_input: RouterInput::Input, ..routed.clone() };
+            let one = MoSaraConfig { experts: 1, ..config };
+            let refused = Laws { merge: Merge::Refused, ..Laws::LOW_RANK };
+            vec![
+                case("mo_sara", routed, 2 * (12 + 4 * 3), refused),
+                case("mo_sara, routed by the input", by_input, 2 * (2 * WIDTHS + 4 * 3), refused),
+                case("mo_sara with one expert", one, 0, Laws::LOW_RANK),
+            ]
+        }
+        MethodConfig::Prilora(config) => {
+            let config =
+                PriloraConfig { first_rank: 1, last_rank: 3, prune_every: 2, branch: branch(), ..config };
+            vec![case("prilora", MethodConfig::Prilora(config), 2 * (1 + 3) * WIDTHS)]
+        }
+        MethodConfig::Melora(_) => {
+            let config = MeloraConfig { minis: 2, rank: 3, branch: branch() };
+            vec![case("melora", MethodConfig::Melora(config), 4 * 3 * WIDTHS)]
+        }
+        MethodConfig::BayesianLora(config) => {
+            let whole = BayesianLoraConfig { rank: 3, branch: branch(), ..config };
+            let weights =
+                BayesianLoraConfig { quantize_base: false, quantize_activations: false, ..whole.clone() };
+            let bare = BayesianLoraConfig { rank_gates: false, ..weights.clone() };
+            let laws =
+                Laws { start: Start::Elsewhere, gradients: Gradients::StraightThrough, ..Laws::LOW_RANK };
+            let case = |name, config, gates: usize, merge| Case {
+                laws: Laws { merge, ..laws },
+                ..case(name, MethodConfig::BayesianLora(config), 4 * (3 * (WIDTHS + 1) + gates))
+            };
+            vec![
+                case("bayesian_lora", whole, 9 * 4 + 2, Merge::Refused),
+                case("bayesian_lora, weights alone", weights, 3 * 4 + 2, Merge::Equals),
+                case("bayesian_lora without rank gates", bare, 3 * 4, Merge::Equals),
+            ]
+        }
+        MethodConfig::Lorta(config) => {
+            let config = LortaConfig { rank: 3, alpha: 5.0, ..config };
+            let input = LortaConfig { head_axis: HeadAxis::Input, ..config.clone() };
+            // Width, width of a head, heads, layers, one role.
+            let count = 3 * (D_MODEL + 4 + 2 + 2 + 1);
+            vec![
+                of_role("lorta", MethodConfig::Lorta(config), Role::Query, count),
+                of_role("lorta, heads in the input", MethodConfig::Lorta(input), Role::Output, count),
+            ]
+        }
+        MethodConfig::Taps(config) => {
+            // Every score is above this, with noise too: what is inactive has tests of its own.
+            let config = TapsConfig { threshold: -10.0, ..config };
+            let laws = Laws {
+                gradients: Gradients::StraightThrough,
+                form: Form::Dense,
+                dropout: Dropout::None,
+                first: First::Fixed,
+                ..Laws::LOW_RANK
+            };
+            let count = 4 * (D_MODEL * D_INNER + 1);
+            vec![Case { laws, ..case("taps", MethodConfig::Taps(config), count) }]
         }
     }
 }

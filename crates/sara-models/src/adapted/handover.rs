@@ -33,6 +33,7 @@ pub fn manifest(
         shape: checkpoint.config.shape(),
         method: method.clone(),
         plan: plan.clone(),
+        frozen: None,
     })
 }
 

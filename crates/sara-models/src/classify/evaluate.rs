@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use sara_core::{Adapter, Pass};
+use sara_core::{Adapter, Pass, Seen};
 use sara_ops::LayerOps;
 
 use crate::classify::metrics::{classification, regression};
@@ -26,11 +26,23 @@ pub fn predict<B: LayerOps, A: Adapter<B>>(
     data: &Dataset,
     batch_size: NonZeroUsize,
 ) -> Result<Vec<Vec<f32>>> {
+    Ok(predict_recorded(model, trained, data, batch_size)?.0)
+}
+
+/// The logits, and what the adapter recorded, where it does so in evaluation.
+fn predict_recorded<B: LayerOps, A: Adapter<B>>(
+    model: &Encoder<B>,
+    trained: &Trained<B, A, Head<B>>,
+    data: &Dataset,
+    batch_size: NonZeroUsize,
+) -> Result<(Vec<Vec<f32>>, Seen<B>)> {
     let device = model.device();
-    let mut logits = vec![Vec::new(); data.items.len()];
+    let (mut logits, mut seen) = (vec![Vec::new(); data.items.len()], Seen::default());
     for rows in batches(&data.lengths(), batch_size, Order::Sorted) {
         let inputs = Inputs::of_batch(model.config(), data.batch(&rows, model.pad_id()), &device)?;
         let pass = Pass::evaluation();
+        let mut pass = if trained.adapter.observes() { pass.recording() } else { pass };
+        pass.set_tokens(inputs.mask.clone());
         let hidden = model.first_token(&inputs, &trained.adapter, &pass);
         let values = trained.head.forward(hidden, &pass);
         let [_, n_labels] = values.dims();
@@ -38,8 +50,9 @@ pub fn predict<B: LayerOps, A: Adapter<B>>(
         for (&row, values) in rows.iter().zip(values.chunks_exact(n_labels)) {
             logits[row] = values.to_vec();
         }
+        seen.merge(pass.into_seen());
     }
-    Ok(logits)
+    Ok((logits, seen))
 }
 
 /// Mean loss and the metrics of the task.
@@ -53,8 +66,22 @@ pub fn evaluate<B: LayerOps, A: Adapter<B>>(
     data: &Dataset,
     batch_size: NonZeroUsize,
 ) -> Result<Metrics> {
+    Ok(observe(model, trained, data, batch_size)?.0)
+}
+
+/// The same, with what the adapter recorded on the way.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn observe<B: LayerOps, A: Adapter<B>>(
+    model: &Encoder<B>,
+    trained: &Trained<B, A, Head<B>>,
+    data: &Dataset,
+    batch_size: NonZeroUsize,
+) -> Result<(Metrics, Seen<B>)> {
     data.check_targets(trained.head.n_labels())?;
-    Ok(measure(&predict(model, trained, data, batch_size)?, data))
+    let (logits, seen) = predict_recorded(model, trained, data, batch_size)?;
+    Ok((measure(&logits, data), seen))
 }
 
 /// Mean loss and metrics of these logits, one row for each example of `data`, of which every one has its answer.

@@ -63,6 +63,8 @@ impl FineTune {
         device: &B::Device,
     ) -> Result<FineTuned<B>> {
         let Self { method, targets, max_tokens, options } = self;
+        let mut options = options.clone();
+        options.optimizer.learning_rate.get_or_insert(method.learning_rate());
         let (checkpoint, tokenizer) = (EncoderCheckpoint::open(model_dir)?, Tokenizer::load(model_dir)?);
         let config = &checkpoint.config;
         let max_tokens = config.max_tokens(*max_tokens)?;
@@ -75,7 +77,7 @@ impl FineTune {
         let (adapter, _) = checkpoint.new_adapter(method, targets, seed, device)?;
         let Loaded { model, head, notes } =
             checkpoint.load::<Autodiff<B>>(classes.names().len(), seed, device)?;
-        let task = Classify { model: &model, train: &train, valid: None, options: options.clone() };
+        let task = Classify { model: &model, train: &train, valid: None, options };
         let outcome = classify(&task, Trained::new(adapter, head), None, &mut ())?;
 
         let Trained { adapter, head, .. } = outcome.trained.valid();

@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use burn::module::AutodiffModule;
 use burn::tensor::backend::AutodiffBackend;
-use sara_core::parameters::{collect, restore};
-use sara_core::{Progress, Seed, Trainable};
+use sara_core::parameters::{collect_where, restore_where};
+use sara_core::{Adapter, Progress, Seed, Trainable};
 use sara_ops::TrainOps;
 
 use super::loss::ClassifyLoss;
-use crate::classify::evaluate::evaluate;
+use crate::classify::evaluate::{evaluate, observe};
 use crate::classify::{Batch, Dataset};
 use crate::encoder::Encoder;
 use crate::encoder::head::Head;
@@ -63,7 +63,8 @@ where
         Optimizer::<B>::new(options.optimizer.adamw()).with_groups(groups(&trained.head, options));
     let (mut step, mut best, mut last) = (0, None::<Best>, None);
     if let Some(snapshot) = resume {
-        trained = restore(trained, &snapshot.trained, "checkpoint")?;
+        let from_base = trained.adapter.apart().from_base;
+        trained = restore_where(trained, &snapshot.trained, |id| !from_base.contains(&id), "checkpoint")?;
         optimizer.restore(&trained, snapshot.optimizer)?;
         (step, best) = (snapshot.step, snapshot.best);
     }
@@ -104,8 +105,10 @@ where
                 || options.eval_every.is_none() && ends_epoch
                 || step == timetable.total)
         {
-            let metrics = evaluate(&frozen, &trained.valid(), valid, timetable.batch_size)?;
-            let figures = trained.adapter.report();
+            let evaluated = trained.valid();
+            let (metrics, seen) = observe(&frozen, &evaluated, valid, timetable.batch_size)?;
+            let mut figures = evaluated.adapter.report();
+            figures.extend(evaluated.adapter.observed(&seen));
             let is_best = best.as_ref().is_none_or(|best| metrics.beats(&best.metrics));
             if is_best {
                 best = Some(Best { step, metrics: metrics.clone() });
@@ -115,7 +118,9 @@ where
             last = Some(metrics);
         }
         if due(options.save_every) || ends_epoch || step == end {
-            let (trained, optimizer, best) = (collect(&trained), optimizer.state(), best.clone());
+            let from_base = trained.adapter.apart().from_base;
+            let trained = collect_where(&trained, |id| !from_base.contains(&id));
+            let (optimizer, best) = (optimizer.state(), best.clone());
             journal.snapshot(&Snapshot { step, best, trained, optimizer })?;
         }
     }

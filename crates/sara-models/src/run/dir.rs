@@ -4,10 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::backend::Backend;
-use sara_core::parameters::{Tensors, collect};
 use sara_core::store::{
-    Manifest, StoredAdapter, read_safetensors, replace_dir, write_file, write_safetensors,
+    Manifest, StoredAdapter, read_safetensors, replace_dir, stored_bytes, write_file, write_safetensors,
 };
 use sara_core::{AnyAdapter, Figure, LayerOps};
 use serde::{Deserialize, Serialize};
@@ -19,6 +17,10 @@ use crate::run::Summary;
 use crate::train::metrics::Metrics;
 use crate::train::{Best, EvaluationRecord, Journal, Snapshot, StepRecord, Trained};
 
+/// The adapter of the last step.
+pub(crate) const ADAPTER: &str = "adapter";
+/// The adapter of the best evaluation.
+const BEST: &str = "best";
 const RUN: &str = "run.toml";
 const METRICS: &str = "metrics.jsonl";
 const SUMMARY: &str = "summary.json";
@@ -235,11 +237,16 @@ impl RunJournal {
         self.metrics.write_all(line.as_bytes()).map_err(Error::io(&path))
     }
 
-    /// The adapter and head as they are stored.
-    pub fn stored<B: Backend>(&self, trained: &Classifier<B>) -> StoredAdapter {
-        let (adapter, head): (Tensors, Tensors) = (collect(&trained.adapter), trained.head.tensors());
-        let manifest = Manifest { head: head.keys().cloned().collect(), ..self.manifest.clone() };
-        StoredAdapter { manifest, adapter, head }
+    /// Writes the adapter and head to the directory `name` of the run.
+    ///
+    /// # Errors
+    /// What writing said.
+    pub(crate) fn write_adapter<B: LayerOps>(&self, trained: &Classifier<B>, name: &str) -> Result<()> {
+        let stored = StoredAdapter::new(self.manifest.clone(), &trained.adapter, trained.head.tensors());
+        // What is frozen is on the disk once, if it was written before.
+        let written = [BEST, ADAPTER].map(|name| self.dir.path.join(name));
+        let sibling = written.iter().find(|dir| stored_bytes(dir).is_ok_and(|(_, frozen)| frozen > 0));
+        Ok(stored.write_beside(&self.dir.path.join(name), sibling.map(PathBuf::as_path))?)
     }
 }
 
@@ -251,7 +258,7 @@ impl<B: LayerOps> Journal<Classifier<B>> for RunJournal {
     fn evaluation(&mut self, record: &EvaluationRecord, best: Option<&Classifier<B>>) -> Result<()> {
         self.line(record)?;
         if let Some(trained) = best {
-            self.stored(trained).write(&self.dir.path.join("best"))?;
+            self.write_adapter(trained, BEST)?;
         }
         Ok(())
     }

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use burn::module::AutodiffModule;
 use burn_autodiff::Autodiff;
 use sara_core::parameters::Tensors;
-use sara_core::store::StoredAdapter;
+use sara_core::store::{StoredAdapter, stored_bytes};
 use sara_core::{Adapter, AnyAdapter, MethodConfig, RankPlan, Seed};
 use sara_ops::LayerOps;
 use sara_svd::SvdOps;
 use serde::{Deserialize, Serialize};
 
-use super::dir::{RunDir, RunJournal, final_ranks};
+use super::dir::{ADAPTER, RunDir, RunJournal, final_ranks};
 use super::{BackboneDropout, Run, inherit};
 use crate::adapted::handover::{PeftProfile, export_peft, manifest};
 use crate::adapted::{Adapted, Answer, read_adapter};
@@ -106,6 +106,12 @@ pub struct Summary {
     pub best_step: Option<usize>,
     /// What was measured at the end.
     pub last: Option<Metrics>,
+    /// Bytes of the file with the adapter and the head.
+    #[serde(default)]
+    pub stored_bytes: u64,
+    /// Bytes of the file with what is frozen out of the base, where the method has such.
+    #[serde(default)]
+    pub frozen_bytes: u64,
     /// Whether the same seed gives the same bits on this backend.
     pub bit_for_bit: bool,
 }
@@ -132,6 +138,11 @@ impl Prepared {
         }
         let method: MethodConfig = run.method()?;
         run.set_method(&method)?;
+        if run.optimizer.learning_rate.is_none() {
+            let rate = method.learning_rate();
+            notes.push(format!("learning rate {rate:e}, the default of {}", method.name()));
+            run.optimizer.learning_rate = Some(rate);
+        }
         run.targets.get_or_insert_with(Run::default_targets);
         let tokenizer = Tokenizer::load(&run.model)?;
         run.data.max_tokens = Some(checkpoint.config.max_tokens(run.data.max_tokens)?);
@@ -157,7 +168,9 @@ impl Prepared {
     /// Where the method does not fit the model.
     pub fn start<B: LayerOps + SvdOps>(&self, device: &B::Device) -> Result<Start<B>> {
         if let Some(stored) = &self.init {
-            let (adapter, plan) = (stored.build(device)?, stored.manifest.plan.clone());
+            let mut weights = self.checkpoint.weight_source::<Autodiff<B>>(device);
+            let adapter = stored.build(&mut weights, device)?;
+            let plan = stored.manifest.plan.clone();
             return Ok(Start { adapter, plan, head: stored.head.clone() });
         }
         let targets = self.run.targets.clone().unwrap_or_else(Run::default_targets);
@@ -208,9 +221,10 @@ impl Prepared {
         if outcome.steps < total {
             return Ok(Ended::Stopped(outcome.steps));
         }
-        journal.journal.stored(&outcome.trained).write(&dir.path.join("adapter"))?;
+        journal.journal.write_adapter(&outcome.trained, ADAPTER)?;
         let Outcome { trained, steps, best, last, step_ms, tokens_per_second } = outcome;
         dir.draw(&final_ranks(&manifest, &trained.adapter.report()))?;
+        let (stored_bytes, frozen_bytes) = stored_bytes(&dir.path.join(ADAPTER))?;
         let summary = Summary {
             output: dir.path.clone(),
             method: self.method.name().to_owned(),
@@ -223,6 +237,8 @@ impl Prepared {
             best_step: best.as_ref().map(|best| best.step),
             best: best.map(|Best { metrics, .. }| metrics),
             last,
+            stored_bytes,
+            frozen_bytes,
             bit_for_bit: B::BIT_FOR_BIT,
         };
         // Before what may be refused: a run that was trained to its end has its summary.

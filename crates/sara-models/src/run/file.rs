@@ -125,8 +125,9 @@ impl Default for Data {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
-    /// Rate after the warm-up. Default 5e-4, as in the LoRA paper's scripts for RoBERTa-base.
-    pub learning_rate: f64,
+    /// Rate after the warm-up. Default the method's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
     /// Rate of the task head after the warm-up. Default that of the adapter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_learning_rate: Option<f64>,
@@ -156,7 +157,7 @@ impl Default for OptimizerConfig {
     fn default() -> Self {
         let AdamWConfig { beta1, beta2, epsilon, weight_decay } = AdamWConfig::default();
         Self {
-            learning_rate: 5e-4,
+            learning_rate: None,
             head_learning_rate: None,
             weight_decay,
             betas: [beta1, beta2],
@@ -195,15 +196,20 @@ impl OptimizerConfig {
         self.max_steps.unwrap_or_else(|| epochs * self.steps_per_epoch(examples))
     }
 
+    /// The rate after the warm-up; that of LoRA's scripts for RoBERTa-base where neither a user nor a method has said one.
+    pub fn learning_rate(&self) -> f64 {
+        self.learning_rate.unwrap_or(5e-4)
+    }
+
     /// The head's learning rate, as a multiple of the adapter's at every step.
     pub fn head_rate(&self) -> f64 {
-        self.head_learning_rate.map_or(1.0, |rate| rate / self.learning_rate)
+        self.head_learning_rate.map_or(1.0, |rate| rate / self.learning_rate())
     }
 
     /// The learning rate of a step, counted from 0, out of `total`.
     pub fn rate(&self, step: usize, total: usize) -> f64 {
         let warmup = schedule::warmup_steps(self.warmup_ratio, total);
-        self.schedule.learning_rate(step, total, warmup, self.learning_rate)
+        self.schedule.learning_rate(step, total, warmup, self.learning_rate())
     }
 }
 
@@ -335,10 +341,10 @@ impl Run {
         else {
             return Err(wrong("a method is written as {\"NAME\": {...}}".into()));
         };
-        // TOML has no null: a field without a value is left out.
-        map.values_mut()
-            .filter_map(Value::as_object_mut)
-            .for_each(|fields| fields.retain(|_, value| !value.is_null()));
+        // TOML has no null: a field without a value is left out, and so is an empty table.
+        map.values_mut().filter_map(Value::as_object_mut).for_each(|fields| {
+            fields.retain(|_, value| !value.is_null() && value.as_object().is_none_or(|map| !map.is_empty()));
+        });
         self.method = map;
         Ok(())
     }
@@ -361,7 +367,9 @@ impl OptimizerConfig {
         let above_zero = f64::MIN_POSITIVE..=f64::MAX;
         let below_one = 0.0..=1.0 - f64::EPSILON;
         let [beta1, beta2] = self.betas;
-        number("optimizer.learning_rate", self.learning_rate, above_zero.clone(), "a finite number above 0")?;
+        if let Some(rate) = self.learning_rate {
+            number("optimizer.learning_rate", rate, above_zero.clone(), "a finite number above 0")?;
+        }
         if let Some(rate) = self.head_learning_rate {
             number("optimizer.head_learning_rate", rate, 0.0..=f64::MAX, "a finite number, 0 or more")?;
         }

@@ -62,7 +62,7 @@ fn defaults_fill_what_is_not_said() {
     let optimizer = toml.split("[optimizer]").nth(1).unwrap();
     assert_eq!(
         optimizer.trim(),
-        "learning_rate = 0.0005\nweight_decay = 0.0\nbetas = [0.9, 0.999]\nepsilon = 0.00000001\nwarmup_ratio = 0.06\n\
+        "weight_decay = 0.0\nbetas = [0.9, 0.999]\nepsilon = 0.00000001\nwarmup_ratio = 0.06\n\
          schedule = \"linear\"\nclip_norm = 1.0\nbatch_size = 16\naccumulate = 1\nepochs = 3"
     );
 }
@@ -120,7 +120,7 @@ max_steps = 30
     );
     assert_eq!((optimizer.batch_size, optimizer.accumulate), (4, 2));
     let adamw = optimizer.adamw();
-    let floats = [optimizer.learning_rate, adamw.weight_decay, adamw.beta1, adamw.beta2, adamw.epsilon];
+    let floats = [optimizer.learning_rate(), adamw.weight_decay, adamw.beta1, adamw.beta2, adamw.epsilon];
     assert_eq!(floats.map(f64::to_bits), [1.0, 0.01, 0.8, 0.95, 1e-6].map(f64::to_bits));
     assert!(optimizer.clip_norm.is_infinite());
     assert_eq!(run.method["lora"]["names"][1], "b");
@@ -154,7 +154,7 @@ fn overrides_are_toml_or_text() {
     assert_eq!((run.seed, run.device, run.data.max_tokens), (4, Device::Cpu, Some(32)));
     assert_eq!(run.model, Path::new("some/path=with equals"));
     assert_eq!(run.targets, Some(Targets::Named(vec!["key".into(), "output".into()])));
-    assert_eq!(run.optimizer.learning_rate.to_bits(), 1e-3f64.to_bits());
+    assert_eq!(run.optimizer.learning_rate().to_bits(), 1e-3f64.to_bits());
     assert_eq!(run.method["sara"]["share"], 0.2);
     // A value cannot smuggle in a second key.
     assert_eq!(load(&["output=1\nseed = 9"]).unwrap().output, Path::new("1\nseed = 9"));

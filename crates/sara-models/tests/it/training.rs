@@ -129,7 +129,7 @@ fn the_backbone_never_moves_and_biases_do_not_decay() {
     let run = |weight_decay: f64| {
         let optimizer = OptimizerConfig {
             weight_decay,
-            learning_rate: 1e-3,
+            learning_rate: Some(1e-3),
             batch_size: 6,
             max_steps: Some(1),
             warmup_ratio: 0.0,
@@ -202,7 +202,7 @@ fn the_head_has_its_own_rate() {
     let data = six_items();
     let run = |learning_rate: f64, head_learning_rate: Option<f64>| {
         let optimizer = OptimizerConfig {
-            learning_rate,
+            learning_rate: Some(learning_rate),
             head_learning_rate,
             weight_decay: 0.1,
             warmup_ratio: 0.0,

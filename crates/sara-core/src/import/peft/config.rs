@@ -171,7 +171,12 @@ impl Config {
             kind,
             lora: LoraConfig {
                 rank,
-                branch: BranchConfig { alpha, dropout: raw.lora_dropout.unwrap_or(0.0), scaling },
+                branch: BranchConfig {
+                    alpha,
+                    dropout: raw.lora_dropout.unwrap_or(0.0),
+                    scaling,
+                    ..BranchConfig::default()
+                },
             },
             head: raw.head(),
             notes: raw.notes(),

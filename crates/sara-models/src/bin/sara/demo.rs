@@ -137,7 +137,7 @@ impl Job for DemoJob<'_> {
             targets: Some(Targets::AllLinear),
             data: Data { train: out.join("train.jsonl"), valid: out.join("valid.jsonl"), ..Data::default() },
             optimizer: OptimizerConfig {
-                learning_rate: 2e-3,
+                learning_rate: Some(2e-3),
                 batch_size: 32,
                 epochs: Some(5),
                 ..OptimizerConfig::default()

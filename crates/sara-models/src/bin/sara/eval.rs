@@ -5,12 +5,10 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::Args;
 use sara_models::adapted::Adapted;
-use sara_models::architecture::Architecture;
+use sara_models::classify::Dataset;
 use sara_models::classify::evaluate::evaluate;
-use sara_models::classify::{Dataset, Labels};
-use sara_models::data::{Task, read};
+use sara_models::data::Task;
 use sara_models::run::Device;
-use sara_models::tokenizer::Tokenizer;
 use sara_models::train::metrics::Metrics;
 use serde::Serialize;
 
@@ -50,23 +48,14 @@ impl Job for &Eval {
     type Output = (Dataset, Metrics, Vec<String>);
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
-        let Adapted { checkpoint, model, trained, answer, notes, .. } =
-            Adapted::<B>::open(&self.model, self.adapter.as_deref(), device)?;
+        let adapted = Adapted::<B>::open(&self.model, self.adapter.as_deref(), device)?;
         ensure!(
-            self.task.is_none_or(|task| task == answer.task),
+            self.task.is_none_or(|task| task == adapted.answer.task),
             "the head was trained for another task; leave --task out to use its own"
         );
-        let tokenizer = Tokenizer::load(&self.model)?;
-        let examples = read(&self.data, answer.task)?;
-        let classes = answer.classes();
-        let targets = match answer.task {
-            Task::Classify => Labels::Classes(&classes),
-            Task::Regress => Labels::Values,
-        };
-        let max_tokens = checkpoint.config.max_tokens(self.max_tokens)?;
-        let data = Dataset::prepare(&examples, &tokenizer, max_tokens, targets)?;
-        let metrics = evaluate(&model, &trained, &data, self.batch_size)?;
-        Ok((data, metrics, notes))
+        let data = adapted.labelled(&self.data, self.max_tokens)?;
+        let metrics = evaluate(&adapted.model, &adapted.trained, &data, self.batch_size)?;
+        Ok((data, metrics, adapted.notes))
     }
 }
 

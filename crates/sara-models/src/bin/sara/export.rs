@@ -24,6 +24,12 @@ pub(crate) struct Export {
     /// `peft`: every loader reads it; `peft-compact`: each layer at its own rank, for recent loaders.
     #[arg(long, value_parser = ["peft", "peft-compact"])]
     to: String,
+    /// Makes what depends on the input constant first: `mean-gate` is the mean over the tokens of --calibrate.
+    #[arg(long, value_parser = ["mean-gate"], requires = "calibrate")]
+    collapse: Option<String>,
+    /// Labelled examples whose tokens decide the mean.
+    #[arg(long, requires = "collapse")]
+    calibrate: Option<PathBuf>,
     /// Where it goes; must not be there yet.
     #[arg(long)]
     out: PathBuf,
@@ -33,24 +39,45 @@ pub(crate) struct Export {
 struct Report {
     out: PathBuf,
     to: String,
+    #[serde(flatten)]
+    collapsed: Option<Collapsed>,
+}
+
+/// What the mean costs, on the data that it is taken over.
+#[derive(Serialize)]
+pub(crate) struct Collapsed {
+    loss_before: Option<f64>,
+    loss_after: Option<f64>,
 }
 
 impl Job for &Export {
-    type Output = Vec<String>;
+    type Output = (Vec<String>, Option<Collapsed>);
 
-    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Vec<String>> {
+    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
         let profile = if self.to == "peft-compact" { PeftProfile::Compact } else { PeftProfile::Portable };
-        let adapted = Adapted::<B>::open(&self.model, Some(&self.adapter), device)?;
+        let mut adapted = Adapted::<B>::open(&self.model, Some(&self.adapter), device)?;
+        let mut collapsed = None;
+        if let Some(file) = &self.calibrate {
+            let data = adapted.labelled(file, None)?;
+            let (of_mean, before, after) = adapted.collapse(&data)?;
+            adapted = of_mean;
+            collapsed =
+                Some(Collapsed { loss_before: before.value("loss"), loss_after: after.value("loss") });
+        }
         export_peft(&adapted, profile, &self.out)?;
-        Ok(adapted.notes)
+        Ok((adapted.notes, collapsed))
     }
 }
 
 impl Export {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
         ensure!(!self.out.exists(), "{}: is there already; choose another --out", self.out.display());
-        console.notes(&dispatch(device.unwrap_or(Device::Cpu), console, &self)?);
+        let (notes, collapsed) = dispatch(device.unwrap_or(Device::Cpu), console, &self)?;
+        console.notes(&notes);
+        if let Some(Collapsed { loss_before: Some(before), loss_after: Some(after) }) = &collapsed {
+            console.say(format!("loss        {before:.4} routed, {after:.4} at the mean of the gates"));
+        }
         console.say(format!("exported    {} ({})", self.out.display(), self.to));
-        console.result(&Report { out: self.out, to: self.to })
+        console.result(&Report { out: self.out, to: self.to, collapsed })
     }
 }

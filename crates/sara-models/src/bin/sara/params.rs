@@ -36,6 +36,7 @@ struct Report {
     trainable: usize,
     head: usize,
     total: usize,
+    shared: usize,
     sites: Vec<SiteReport>,
 }
 
@@ -108,12 +109,13 @@ impl Params {
             d_in: planned.target.d_in,
             d_out: planned.target.d_out,
             rank: planned.rank,
-            trainable: method.count(shape, &RankPlan { sites: vec![planned.clone()] }),
+            trainable: method.count_at(planned),
         };
         let n_labels = self.labels.or(config.labels.as_ref().map(Vec::len)).unwrap_or(2);
         let report = Report {
             trainable: method.count(shape, &plan),
             head: config.head_count(n_labels),
+            shared: method.count_shared(shape, &plan),
             total: config.parameter_count() + config.head_count(n_labels),
             sites: plan.sites.iter().map(site).collect(),
         };

@@ -124,5 +124,7 @@ pub(crate) fn show_plan(plan: &RankPlan) -> String {
     let row = |&layer: &usize| {
         std::iter::once(format!("layer {layer}")).chain(roles.iter().map(|&role| cell(layer, role))).collect()
     };
-    table(&std::iter::once(heading).chain(layers.iter().map(row)).collect::<Vec<_>>())
+    let ranks = table(&std::iter::once(heading).chain(layers.iter().map(row)).collect::<Vec<_>>());
+    let (sum, sites) = (plan.total(), plan.sites.len());
+    format!("{ranks}\nin all      {sum}, {:.2} a layer", sum as f64 / sites.max(1) as f64)
 }
