@@ -37,8 +37,13 @@ pub(crate) fn read<T: Method>(name: &str, given: Map<String, Value>) -> Result<T
     };
     with(given.clone()).map_err(|error| {
         // One after the other, so that the error names the field.
-        let one = |(key, value)| {
-            with(Map::from_iter([(String::clone(&key), value)])).err().map(|error| (key, error))
+        let one = |(key, value): (String, Value)| {
+            // JSON has no infinity and no NaN: they arrive as null.
+            let is_null = value.is_null();
+            with(Map::from_iter([(key.clone(), value)])).err().map(|error| {
+                let problem = if is_null { "not a finite number".to_owned() } else { error.to_string() };
+                (key, problem)
+            })
         };
         match given.into_iter().find_map(one) {
             Some((key, error)) => format!("{name}.{key}: {error}"),

@@ -47,7 +47,7 @@ use crate::rank_plan::{Planned, RankPlan, WeightSource};
 use crate::seed::Seed;
 use crate::site::{ModelShape, Site, SiteMap, Target};
 
-use self::quantizer::{GATES, Quantizer, cumulative_product, extremes, gate, likely};
+use self::quantizer::{GATES, Quantizer, cumulative_product, extremes, gate, likely, quantize};
 
 mod quantizer;
 
@@ -159,7 +159,7 @@ const PLACES: [&str; 9] =
 impl Method for BayesianLoraConfig {
     type Adapter<B: LayerOps> = BayesianLora<B>;
 
-    const LEARNING_RATE: f64 = 1e-3;
+    const LEARNING_RATE: f64 = 4e-3;
 
     fn plan<B: SvdOps>(
         &self,
@@ -258,7 +258,7 @@ impl<B: LayerOps> Bayesian<B> {
         let rank = self.scale.dims()[0];
         let noise =
             pass.uniform([GATES * PLACES.len() + rank], format!("{site}.gates"), &self.scale.device());
-        let piece = |from: usize, n: usize| noise.clone().map(|noise| noise.slice([from..from + n]));
+        let piece = |from: usize, n: usize| noise.clone().map(|noise| noise.narrow(0, from, n));
         let place = |name: &str| PLACES.iter().position(|place| *place == name).unwrap_or(0);
         let bits = self.quantizers.all().into_iter();
         let bits = bits.map(|(name, quantizer)| (name, quantizer.open(piece(GATES * place(name), GATES))));
@@ -299,15 +299,15 @@ impl<B: LayerOps> Bayesian<B> {
             } else {
                 quantizer.range()
             };
-            quantizer.quantize(y, range, open)
+            quantize(y, range, open)
         };
         let quantizers = &self.quantizers;
         let out = match (&quantizers.base, open.at("base")) {
             (Some(quantizer), Some(open)) => {
                 let (w, b) = (base.weight.val(), base.bias.as_ref().map(Param::val));
                 let range = quantizer.range();
-                let b = b.map(|b| quantizer.quantize(b, range.clone(), open));
-                ops::linear(x, quantizer.quantize(w, range, open), b)
+                let b = b.map(|b| quantize(b, range.clone(), open));
+                ops::linear(x, quantize(w, range, open), b)
             }
             _ => linear(base, x),
         };
@@ -352,7 +352,7 @@ fn weight<B: Backend, const D: usize>(
     open: Option<&Tensor<B, 1>>,
 ) -> Tensor<B, D> {
     match open {
-        Some(open) => quantizer.quantize(value, quantizer.range(), open),
+        Some(open) => quantize(value, quantizer.range(), open),
         None => value,
     }
 }

@@ -128,21 +128,7 @@ impl LortaConfig {
             return Ok(whole);
         }
         let side = if self.head_axis == HeadAxis::Output { "outputs" } else { "inputs" };
-        Err(self.misfit(target, format!("{heads} {side}, {} heads of {}", shape.n_heads, shape.head_dim)))
-    }
-
-    fn misfit(&self, target: &Target, expected: String) -> Error {
-        let Target { name, d_in, d_out, .. } = target;
-        Error::SharedShape {
-            method: "lorta",
-            name: name.clone(),
-            d_in: *d_in,
-            d_out: *d_out,
-            expected,
-            remedy: "layers of the attention that have one shape, such as query and value, or query alone \
-                     where keys and values are narrower"
-                .to_owned(),
-        }
+        Err(misfit(target, format!("{heads} {side}, {} heads of {}", shape.n_heads, shape.head_dim)))
     }
 
     fn constant(&self) -> f64 {
@@ -150,6 +136,20 @@ impl LortaConfig {
             Scaling::Rank => self.alpha / self.rank as f64,
             Scaling::RootRank => self.alpha / (self.rank as f64).sqrt(),
         }
+    }
+}
+
+fn misfit(target: &Target, expected: String) -> Error {
+    let Target { name, d_in, d_out, .. } = target;
+    Error::SharedShape {
+        method: "lorta",
+        name: name.clone(),
+        d_in: *d_in,
+        d_out: *d_out,
+        expected,
+        remedy: "layers of the attention that have one shape, such as query and value, or query alone \
+                 where keys and values are narrower"
+            .to_owned(),
     }
 }
 
@@ -168,7 +168,7 @@ impl Method for LortaConfig {
         for target in targets {
             let own = self.width(shape, target)?;
             if *width.get_or_insert(own) != own {
-                return Err(self.misfit(target, "one width for all layers".to_owned()));
+                return Err(misfit(target, "one width for all layers".to_owned()));
             }
         }
         RankPlan::new("lorta.rank", targets, |target| {

@@ -75,7 +75,7 @@ struct Minis<B: Backend> {
 impl Method for MeloraConfig {
     type Adapter<B: LayerOps> = Melora<B>;
 
-    const LEARNING_RATE: f64 = 1e-3;
+    const LEARNING_RATE: f64 = 4e-3;
 
     fn plan<B: SvdOps>(
         &self,
@@ -147,7 +147,7 @@ impl<B: LayerOps> SiteBranch<B> for Minis<B> {
 
     fn change(&self) -> Change<B> {
         let up = self.up.val() * self.scaling;
-        Change::LowRank { down: block_diagonal(self.down.val()), up: block_diagonal(up) }
+        Change::LowRank { down: block_diagonal(&self.down.val()), up: block_diagonal(&up) }
     }
 
     fn rank(&self) -> usize {
@@ -161,7 +161,7 @@ impl<B: LayerOps> SiteBranch<B> for Minis<B> {
 /// # Shapes
 /// - `blocks`: `[n, rows, columns]`
 /// - returns `[n * rows, n * columns]`
-fn block_diagonal<B: Backend>(blocks: Tensor<B, 3>) -> Tensor<B, 2> {
+fn block_diagonal<B: Backend>(blocks: &Tensor<B, 3>) -> Tensor<B, 2> {
     let [n, rows, columns] = blocks.dims();
     let whole = Tensor::zeros([n * rows, n * columns], (&blocks.device(), blocks.dtype()));
     (0..n).fold(whole, |whole, i| {

@@ -13,7 +13,7 @@
 //! `delta = 0`, `score = initial_score`: every layer is active, and the adapted model equals the backbone.
 //!
 //! # Differences from the paper
-//! The authors' code divides the penalty by 52, the layers of its ResNet; here by the number of adapted layers. It waits
+//! The authors' code divides the penalty by 52, the layers of its own model; here by the number of adapted layers. It waits
 //! for two epochs of thirty; here for a share of the steps. It trains the normalisation layers too; here only the
 //! targets. Tasks are trained one after the other.
 //!
@@ -97,7 +97,7 @@ impl<B: Backend> Gated<B> {
 impl Method for TapsConfig {
     type Adapter<B: LayerOps> = Taps<B>;
 
-    const LEARNING_RATE: f64 = 1e-4;
+    const LEARNING_RATE: f64 = 3e-4;
 
     fn plan<B: SvdOps>(
         &self,

@@ -62,8 +62,8 @@ class Prilora(Method):
         super().__init__(rng, base)
         for site, (d_in, d_out) in SITES.items():
             rank = self.RANKS[site[0]]
-            self.put(site, "down", fixtures.normal(rng, d_in, rank, std=0.6))
-            self.put(site, "up", fixtures.normal(rng, rank, d_out, std=0.6))
+            self.put(site, "down", fixtures.normal(rng, d_in, rank, std=0.4))
+            self.put(site, "up", fixtures.normal(rng, rank, d_out, std=0.4))
             self.put(site, "input_norm", torch.zeros(d_in), frozen=True)
 
     def delta(self, site):

@@ -13,6 +13,16 @@ const LORA: &str =
 /// The budget falls from step 1 to step 9, every other step.
 const ADALORA: &str = "targets = \"all-linear\"\n[method.adalora]\ninitial_rank = 3\ntarget_rank = 1\ndropout = 0.1\n\
                        initial_steps = 1\nfinal_steps = 3\ninterval = 2";
+/// Pruned before the stop and after it.
+const PRILORA: &str =
+    "targets = \"all-linear\"\n[method.prilora]\nfirst_rank = 2\nlast_rank = 4\nprune_every = 3";
+const MELORA: &str = "targets = [\"query\", \"value\"]\n[method.melora]\ndropout = 0.1";
+/// Its gates are drawn in every step, its ranges are those of the first.
+const BAYESIAN: &str = "targets = [\"query\", \"value\"]\n[method.bayesian_lora]\nrank = 4\ndropout = 0.1";
+const LORTA: &str = "targets = [\"query\", \"key\", \"value\"]\n[method.lorta]\nrank = 4\ndropout = 0.1";
+/// Pulled so hard that scores fall below the threshold within the run.
+const TAPS: &str = "targets = [\"query\", \"value\"]\n[method.taps]\nstrength = 100";
+const MO_SARA: &str = "targets = [\"query\", \"value\"]\n[method.mo_sara]\nshare = 0.2\ndropout = 0.1";
 /// 44 examples: an epoch is 6 steps, the last of them of one micro-batch with 4 examples less.
 const OPTIMIZER: &str =
     "learning_rate = 5e-3\nweight_decay = 0.01\nbatch_size = 4\naccumulate = 2\nepochs = 2";
@@ -86,6 +96,36 @@ fn lora_stopped_in_mid_epoch() {
 #[test]
 fn adalora_stopped_in_mid_budget() {
     the_seed_decides_every_byte(ADALORA, "5");
+}
+
+#[test]
+fn prilora_stopped_between_prunings() {
+    the_seed_decides_every_byte(PRILORA, "4");
+}
+
+#[test]
+fn melora_stopped_in_mid_epoch() {
+    the_seed_decides_every_byte(MELORA, "4");
+}
+
+#[test]
+fn bayesian_lora_stopped_in_mid_epoch() {
+    the_seed_decides_every_byte(BAYESIAN, "4");
+}
+
+#[test]
+fn lorta_stopped_in_mid_epoch() {
+    the_seed_decides_every_byte(LORTA, "4");
+}
+
+#[test]
+fn taps_stopped_while_scores_fall() {
+    the_seed_decides_every_byte(TAPS, "7");
+}
+
+#[test]
+fn mo_sara_stopped_in_mid_epoch() {
+    the_seed_decides_every_byte(MO_SARA, "4");
 }
 
 /// Each thread takes its share of some 500 rows, and no value shows how many threads there were.

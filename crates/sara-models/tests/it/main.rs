@@ -12,6 +12,8 @@ mod command;
 mod data;
 #[cfg(feature = "flex")]
 mod finetune;
+#[cfg(feature = "flex")]
+mod methods;
 mod metrics;
 mod model;
 #[cfg(feature = "flex")]

@@ -63,54 +63,13 @@ impl<B: Backend> Quantizer<B> {
     /// The gates open by how much, `[4]`; `noise` is uniform, `None` in evaluation.
     pub(super) fn open(&self, noise: Option<Tensor<B, 1>>) -> Tensor<B, 1> {
         let logits = self.gates.val();
-        let kept = not_shut(logits.clone().detach());
+        let kept = not_shut(&logits.clone().detach());
         gate(logits, noise) * kept
-    }
-
-    /// `x` at the bits that the gates leave, straight through: its gradient is that of the result.
-    pub(super) fn quantize<const D: usize>(
-        &self,
-        x: Tensor<B, D>,
-        range: Tensor<B, 1>,
-        open: &Tensor<B, 1>,
-    ) -> Tensor<B, D> {
-        // In the gates' type: in half precision the finer steps would be zero.
-        let (outside, dtype) = (x.dtype(), open.dtype());
-        let x = x.cast(dtype);
-        let value = x.clone().detach();
-        let scalar = |of: Tensor<B, 1>| of.cast(dtype).unsqueeze::<D>();
-        let mut step = step_of(range);
-        let at = |step: &Tensor<B, 1>, x: Tensor<B, D>| {
-            let step = scalar(step.clone());
-            (x / step.clone()).round() * step
-        };
-        let two_bits = at(&step, value.clone());
-        let mut rest = value.clone() - two_bits.clone();
-        let mut parts = Vec::new();
-        for finer in [5.0, 17.0, 257.0, 65537.0] {
-            step = step / finer;
-            let part = at(&step, rest.clone());
-            rest = rest - part.clone();
-            parts.push(part);
-        }
-        let finer = (0..GATES).rev().fold(None, |finer: Option<Tensor<B, D>>, i| {
-            let part = match finer {
-                Some(finer) => parts[i].clone() + finer,
-                None => parts[i].clone(),
-            };
-            Some(part * scalar(open.clone().slice([i..i + 1])))
-        });
-        // The value of the coarsest part, with the gradient of x.
-        let coarse = x + (two_bits - value);
-        match finer {
-            Some(finer) => (coarse + finer).cast(outside),
-            None => coarse.cast(outside),
-        }
     }
 
     /// What the bits cost, `[1]`: the expected number of open doublings, each given those before it, and 1.
     pub(super) fn cost(&self) -> Tensor<B, 1> {
-        chain(likely(self.gates.val())) + 1.0
+        chain(&likely(self.gates.val())) + 1.0
     }
 
     /// Bits in evaluation.
@@ -118,6 +77,46 @@ impl<B: Backend> Quantizer<B> {
         let open = host(self.open(None));
         let doublings = open.iter().take_while(|&&open| open > 0.0).count();
         f64::from(1u32 << (1 + doublings as u32))
+    }
+}
+
+/// `x` at the bits that the gates leave, straight through: its gradient is that of the result.
+pub(super) fn quantize<B: Backend, const D: usize>(
+    x: Tensor<B, D>,
+    range: Tensor<B, 1>,
+    open: &Tensor<B, 1>,
+) -> Tensor<B, D> {
+    // In the gates' type: in half precision the finer steps would be zero.
+    let (outside, dtype) = (x.dtype(), open.dtype());
+    let x = x.cast(dtype);
+    let value = x.clone().detach();
+    let scalar = |of: Tensor<B, 1>| of.cast(dtype).unsqueeze::<D>();
+    let mut step = step_of(range);
+    let at = |step: &Tensor<B, 1>, x: Tensor<B, D>| {
+        let step = scalar(step.clone());
+        (x / step.clone()).round() * step
+    };
+    let two_bits = at(&step, value.clone());
+    let mut rest = value.clone() - two_bits.clone();
+    let mut parts = Vec::new();
+    for finer in [5.0, 17.0, 257.0, 65537.0] {
+        step = step / finer;
+        let part = at(&step, rest.clone());
+        rest = rest - part.clone();
+        parts.push(part);
+    }
+    let finer = (0..GATES).rev().fold(None, |finer: Option<Tensor<B, D>>, i| {
+        let part = match finer {
+            Some(finer) => parts[i].clone() + finer,
+            None => parts[i].clone(),
+        };
+        Some(part * scalar(open.clone().narrow(0, i, 1)))
+    });
+    // The value of the coarsest part, with the gradient of x.
+    let coarse = x + (two_bits - value);
+    match finer {
+        Some(finer) => (coarse + finer).cast(outside),
+        None => coarse.cast(outside),
     }
 }
 
@@ -135,8 +134,8 @@ fn first_of<B: Backend>(known: Tensor<B, 1>, new: Tensor<B, 1>) -> Tensor<B, 1> 
 
 /// The step at two bits, `[1]`, of a range that is widened to include 0.
 fn step_of<B: Backend>(range: Tensor<B, 1>) -> Tensor<B, 1> {
-    let below = range.clone().slice([0..1]).clamp_max(0.0).neg();
-    let above = range.slice([1..2]).clamp_min(0.0);
+    let below = range.clone().narrow(0, 0, 1).clamp_max(0.0).neg();
+    let above = range.narrow(0, 1, 1).clamp_min(0.0);
     let one_sided = above.clone().equal_elem(0.0);
     let largest = above.mask_where(one_sided, below.clone());
     let signed = below.greater_elem(0.0).float().cast(largest.dtype());
@@ -151,20 +150,16 @@ pub(super) fn gate<B: Backend, const D: usize>(
     noise: Option<Tensor<B, D>>,
 ) -> Tensor<B, D> {
     let [low, high] = STRETCH;
-    match noise {
-        Some(noise) => {
-            let noise = noise.clamp(1e-6, 1.0 - 1e-6).cast(logits.dtype());
-            let drawn = noise.clone().log() - (noise.neg() + 1.0).log();
-            let soft = sigmoid((drawn + logits) / BETA);
-            (soft * (high - low) + low).clamp(0.0, 1.0)
-        }
-        None => {
-            // The probability of an exact zero.
-            let zero = sigmoid((logits.clone().detach() - BETA * (-low / high).ln()).neg());
-            let open = zero.lower_elem(CLOSED).float().cast(logits.dtype());
-            open + (logits.clone() - logits.detach())
-        }
+    if let Some(noise) = noise {
+        let noise = noise.clamp(1e-6, 1.0 - 1e-6).cast(logits.dtype());
+        let drawn = noise.clone().log() - (noise.neg() + 1.0).log();
+        let soft = sigmoid((drawn + logits) / BETA);
+        return (soft * (high - low) + low).clamp(0.0, 1.0);
     }
+    // The probability of an exact zero.
+    let zero = sigmoid((logits.clone().detach() - BETA * (-low / high).ln()).neg());
+    let open = zero.lower_elem(CLOSED).float().cast(logits.dtype());
+    open + (logits.clone() - logits.detach())
 }
 
 /// The probability that a gate is not an exact zero.
@@ -174,8 +169,8 @@ pub(super) fn likely<B: Backend, const D: usize>(logits: Tensor<B, D>) -> Tensor
 }
 
 /// `a + a b + a b c + a b c d` of four values, `[1]`.
-fn chain<B: Backend>(values: Tensor<B, 1>) -> Tensor<B, 1> {
-    let value = |i: usize| values.clone().slice([i..i + 1]);
+fn chain<B: Backend>(values: &Tensor<B, 1>) -> Tensor<B, 1> {
+    let value = |i: usize| values.clone().narrow(0, i, 1);
     (0..GATES)
         .rev()
         .fold(None, |rest: Option<Tensor<B, 1>>, i| match rest {
@@ -186,7 +181,7 @@ fn chain<B: Backend>(values: Tensor<B, 1>) -> Tensor<B, 1> {
 }
 
 /// 1 for each gate before the first shut one, else 0.
-fn not_shut<B: Backend>(logits: Tensor<B, 1>) -> Tensor<B, 1> {
+fn not_shut<B: Backend>(logits: &Tensor<B, 1>) -> Tensor<B, 1> {
     let above = logits.clone().greater_elem(SHUT).float().cast(logits.dtype());
     cumulative_product(above)
 }
@@ -196,7 +191,7 @@ pub(super) fn cumulative_product<B: Backend>(values: Tensor<B, 1>) -> Tensor<B, 
     let [n] = values.dims();
     let mut products = Vec::with_capacity(n);
     for i in 0..n {
-        let value = values.clone().slice([i..i + 1]);
+        let value = values.clone().narrow(0, i, 1);
         products.push(match products.last() {
             Some(before) => Tensor::clone(before) * value,
             None => value,
@@ -243,7 +238,7 @@ mod tests {
         let quantizer = Quantizer::<Flex>::new(&FlexDevice);
         let x = Tensor::<Flex, 1>::from_floats([0.1, -3.7, 0.0, 1e-8, 12345.678], &FlexDevice);
         let open = quantizer.open(None);
-        let out = host(quantizer.quantize(x.clone(), quantizer.range(), &open));
+        let out = host(quantize(x.clone(), quantizer.range(), &open));
         for (x, out) in host(x).into_iter().zip(out) {
             assert!((x - out).abs() <= 1e-6 * x.abs(), "{x}, {out}");
         }
