@@ -70,7 +70,7 @@ impl BranchConfig {
     /// Whether the options can be used; `method` is the name in the error.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config).
+    /// [`Error::Config`].
     pub fn check(&self, method: &str) -> Result<()> {
         finite(&format!("{method}.alpha"), self.alpha)?;
         for (name, &alpha) in &self.alphas {

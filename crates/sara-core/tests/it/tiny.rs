@@ -240,6 +240,7 @@ fn branch() -> BranchConfig {
 /// Sum of both widths, the same at every site of [`Tiny`].
 const WIDTHS: usize = D_MODEL + D_INNER;
 
+#[expect(clippy::too_many_lines, reason = "an arm for each method")]
 fn cases_of(method: MethodConfig) -> Vec<Case> {
     let case = |name, method: MethodConfig, count| {
         let plan = method.plan::<burn_flex::Flex>(SHAPE, &linears(), &mut NoWeights).unwrap();
