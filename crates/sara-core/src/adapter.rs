@@ -85,7 +85,7 @@ pub trait Adapter<B: LayerOps>: Module<B> + ModuleDisplay {
         Vec::new()
     }
 
-    /// Figures of what passes saw that [recorded](Self::records).
+    /// Figures of what passes of evaluation saw, where the method [observes](Self::observes).
     fn observed(&self, seen: &Seen<B>) -> Vec<Figure> {
         let _ = seen;
         Vec::new()

@@ -150,6 +150,7 @@ mod fields;
 pub mod import;
 pub mod low_rank;
 pub mod methods;
+pub mod nearest;
 pub mod parameters;
 pub mod pass;
 pub mod rank_plan;

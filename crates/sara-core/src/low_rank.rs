@@ -16,6 +16,7 @@ use crate::adapter::Figure;
 use crate::delta::{Change, Delta};
 use crate::error::{Error, Result};
 use crate::methods::{below_one, finite};
+use crate::nearest::nearest;
 use crate::pass::Pass;
 use crate::rank_plan::{Planned, RankPlan};
 use crate::seed::Seed;
@@ -51,6 +52,16 @@ pub enum Scaling {
     Rank,
     /// `alpha / sqrt(rank)`: rank-stabilised LoRA (Kalajdzievski, 2023, arXiv:2312.03732).
     RootRank,
+}
+
+impl Scaling {
+    /// The constant factor.
+    pub(crate) fn of(self, alpha: f64, rank: f64) -> f64 {
+        match self {
+            Self::Rank => alpha / rank,
+            Self::RootRank => alpha / rank.sqrt(),
+        }
+    }
 }
 
 impl Default for BranchConfig {
@@ -99,17 +110,13 @@ impl BranchConfig {
                 Some(&rank) => rank,
                 None => rank(target)?,
             };
-            Ok(Planned { target: target.clone(), rank, alpha: named(&self.alphas, target).copied() })
+            Ok(Planned { alpha: named(&self.alphas, target).copied(), ..Planned::new(target, rank) })
         })
     }
 
     /// The constant factor of the branch at a site; `rank` is what the method counts as its rank.
     pub fn scaling(&self, planned: &Planned, rank: f64) -> f64 {
-        let alpha = planned.alpha.unwrap_or(self.alpha);
-        match self.scaling {
-            Scaling::Rank => alpha / rank,
-            Scaling::RootRank => alpha / rank.sqrt(),
-        }
+        self.scaling.of(planned.alpha.unwrap_or(self.alpha), rank)
     }
 }
 
@@ -123,8 +130,7 @@ fn check_names<'a>(field: &str, names: impl Iterator<Item = &'a String>, targets
     for name in names {
         if !targets.iter().any(|target| target.is_named(name)) {
             let known = short_names(targets).into_iter().chain(targets.iter().map(|t| t.name.clone()));
-            let nearest = known.min_by_key(|known| strsim::damerau_levenshtein(name, known));
-            let (field, nearest) = (field.to_owned(), nearest.unwrap_or_default());
+            let (field, nearest) = (field.to_owned(), nearest(name, known).unwrap_or_default());
             return Err(Error::UnknownLayer { field, name: name.clone(), nearest });
         }
     }

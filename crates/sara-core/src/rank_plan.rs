@@ -77,7 +77,7 @@ impl RankPlan {
     /// # Errors
     /// [`Error::Rank`] where a layer is too narrow for it.
     pub fn constant(targets: &[Target], rank: usize) -> Result<Self> {
-        Self::new("rank", targets, |target| Ok(Planned { target: target.clone(), rank, alpha: None }))
+        Self::new("rank", targets, |target| Ok(Planned::new(target, rank)))
     }
 
     /// What `planned` says of each target; `field` is the configuration's, for the error.
@@ -124,6 +124,11 @@ impl RankPlan {
 }
 
 impl Planned {
+    /// A target and its rank, at the method's alpha.
+    pub fn new(target: &Target, rank: usize) -> Self {
+        Self { target: target.clone(), rank, alpha: None }
+    }
+
     /// Parameters of a low-rank pair of this rank.
     pub fn pair_count(&self) -> usize {
         self.rank * (self.target.d_in + self.target.d_out)

@@ -76,12 +76,12 @@ pub struct StoredAdapter {
 }
 
 impl StoredAdapter {
-    /// An adapter and a head as they are to be stored.
+    /// An adapter and a head as they are to be stored; where the manifest describes already what is frozen, that stands.
     pub fn new<B: LayerOps>(manifest: Manifest, adapter: &impl Adapter<B>, head: Tensors) -> Self {
         let Apart { from_base, unused } = adapter.apart();
         let frozen = collect_where(adapter, |id| from_base.contains(&id));
         let adapter = collect_where(adapter, |id| !from_base.contains(&id) && !unused.contains(&id));
-        let description = (!frozen.is_empty()).then(|| Frozen::of(&frozen));
+        let description = manifest.frozen.or_else(|| (!frozen.is_empty()).then(|| Frozen::of(&frozen)));
         let head_paths = head.keys().cloned().collect();
         Self {
             manifest: Manifest { head: head_paths, frozen: description, ..manifest },
@@ -136,8 +136,8 @@ impl StoredAdapter {
         self.write_beside(dir, None)
     }
 
-    /// The same. What is frozen is linked to the file of `sibling`, a directory with the same adapter at another step, where the
-    /// system has links.
+    /// The same. What is frozen is linked to the file of `sibling`, a directory with the same adapter at another step,
+    /// where that is the same and the system has links.
     ///
     /// # Errors
     /// [`Error::Io`] where the system refuses.
@@ -149,8 +149,12 @@ impl StoredAdapter {
         replace_dir(dir, |made| {
             write_safetensors(&made.join(TENSORS), &all, &[])?;
             if !self.frozen.is_empty() {
+                let is_same = |dir: &Path| {
+                    read_manifest(&dir.join(MANIFEST)).is_ok_and(|other| other.frozen == self.manifest.frozen)
+                };
                 let linked = sibling
-                    .is_some_and(|sibling| fs::hard_link(sibling.join(FROZEN), made.join(FROZEN)).is_ok());
+                    .filter(|dir| is_same(dir))
+                    .is_some_and(|dir| fs::hard_link(dir.join(FROZEN), made.join(FROZEN)).is_ok());
                 if !linked {
                     write_safetensors(&made.join(FROZEN), &self.frozen, &[])?;
                 }

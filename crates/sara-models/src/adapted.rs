@@ -26,8 +26,8 @@ use crate::tokenizer::Tokenizer;
 use crate::train::Trained;
 use crate::train::metrics::Metrics;
 
-/// Examples that are evaluated at a time.
-const BATCH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
+/// Examples that are evaluated at a time where nobody says how many.
+pub(crate) const BATCH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
 
 /// What a trained head answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -59,7 +59,6 @@ pub mod classify;
 pub mod data;
 pub mod encoder;
 pub mod error;
-mod nearest;
 pub mod plot;
 pub mod run;
 pub mod tokenizer;

@@ -152,9 +152,23 @@ impl<B: Backend> Quantizers<B> {
     }
 }
 
-/// The places at a site, in the order in which their noise is drawn.
-const PLACES: [&str; 9] =
-    ["base", "down", "scale", "up", "base_out", "down_out", "scale_out", "up_out", "out"];
+/// The places at a site, in the order in which their noise is drawn, and the figures of their bits.
+const PLACES: [(&str, &str); 9] = [
+    ("base", "bits.base"),
+    ("down", "bits.down"),
+    ("scale", "bits.scale"),
+    ("up", "bits.up"),
+    ("base_out", "bits.base_out"),
+    ("down_out", "bits.down_out"),
+    ("scale_out", "bits.scale_out"),
+    ("up_out", "bits.up_out"),
+    ("out", "bits.out"),
+];
+
+/// The number of a place.
+fn place(name: &str) -> usize {
+    PLACES.iter().position(|(place, _)| *place == name).unwrap_or(0)
+}
 
 impl Method for BayesianLoraConfig {
     type Adapter<B: LayerOps> = BayesianLora<B>;
@@ -259,7 +273,6 @@ impl<B: LayerOps> Bayesian<B> {
         let noise =
             pass.uniform([GATES * PLACES.len() + rank], format!("{site}.gates"), &self.scale.device());
         let piece = |from: usize, n: usize| noise.clone().map(|noise| noise.narrow(0, from, n));
-        let place = |name: &str| PLACES.iter().position(|place| *place == name).unwrap_or(0);
         let bits = self.quantizers.all().into_iter();
         let bits = bits.map(|(name, quantizer)| (name, quantizer.open(piece(GATES * place(name), GATES))));
         let ranks = self.rank_gates.as_ref().map(|logits| {
@@ -403,7 +416,7 @@ impl<B: LayerOps> Adapter<B> for BayesianLora<B> {
             figures.push(Figure::at(site, "kept_rank", kept));
             let bits: Vec<(&str, f64)> =
                 layer.quantizers.all().iter().map(|(name, quantizer)| (*name, quantizer.bits())).collect();
-            figures.extend(bits.iter().map(|&(name, bits)| Figure::at(site, bits_name(name), bits)));
+            figures.extend(bits.iter().map(|&(name, bits)| Figure::at(site, PLACES[place(name)].1, bits)));
             // What is not quantised has 32 bits: so has the input of a layer.
             let of =
                 |name: &str| bits.iter().find(|(place, _)| *place == name).map_or(32.0, |&(_, bits)| bits);
@@ -416,21 +429,6 @@ impl<B: LayerOps> Adapter<B> for BayesianLora<B> {
         }
         figures.push(Figure::of_all("bit_operations", operations / full));
         figures
-    }
-}
-
-/// The figure of a quantiser's bits.
-fn bits_name(place: &str) -> &'static str {
-    match place {
-        "base" => "bits.base",
-        "down" => "bits.down",
-        "scale" => "bits.scale",
-        "up" => "bits.up",
-        "base_out" => "bits.base_out",
-        "down_out" => "bits.down_out",
-        "scale_out" => "bits.scale_out",
-        "up_out" => "bits.up_out",
-        _ => "bits.out",
     }
 }
 

@@ -3,7 +3,7 @@
 //! # Idea
 //! The changes of all weights together are a tensor with an axis for the width, the width of a head, the heads, the
 //! layers and the roles (query, key, value, output). A decomposition of rank `r` of that tensor needs a vector of each
-//! axis for each component: a thousandth of LoRA's parameters.
+//! axis for each component: a hundredth of LoRA's parameters.
 //!
 //! # Equations
 //! With `M = [diag(heads_1) head_width | .. | diag(heads_H) head_width]`, `[rank, d]`, and
@@ -47,9 +47,9 @@ use crate::site::{ModelShape, Role, Site, Target};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LortaConfig {
-    /// Rank of the whole tensor. Default 32 (by experiment).
+    /// Rank of the whole tensor. Default 32.
     pub rank: usize,
-    /// Numerator of the scaling. Default 16 (by experiment).
+    /// Numerator of the scaling. Default 16, as LoRA's.
     pub alpha: f64,
     /// Probability that dropout zeroes an input of the branch in training. Default 0.
     pub dropout: f64,
@@ -130,13 +130,6 @@ impl LortaConfig {
         let side = if self.head_axis == HeadAxis::Output { "outputs" } else { "inputs" };
         Err(misfit(target, format!("{heads} {side}, {} heads of {}", shape.n_heads, shape.head_dim)))
     }
-
-    fn constant(&self) -> f64 {
-        match self.scaling {
-            Scaling::Rank => self.alpha / self.rank as f64,
-            Scaling::RootRank => self.alpha / (self.rank as f64).sqrt(),
-        }
-    }
 }
 
 fn misfit(target: &Target, expected: String) -> Error {
@@ -171,9 +164,7 @@ impl Method for LortaConfig {
                 return Err(misfit(target, "one width for all layers".to_owned()));
             }
         }
-        RankPlan::new("lorta.rank", targets, |target| {
-            Ok(Planned { target: target.clone(), rank: self.rank, alpha: None })
-        })
+        RankPlan::new("lorta.rank", targets, |target| Ok(Planned::new(target, self.rank)))
     }
 
     fn init<B: LayerOps>(
@@ -232,7 +223,12 @@ impl<B: LayerOps> Lorta<B> {
             HeadAxis::Output => (width, wide),
             HeadAxis::Input => (wide.transpose(), width.transpose()),
         };
-        Some(LowRank { down, scale: Some(scale), up, scaling: self.config.constant() })
+        Some(LowRank {
+            down,
+            scale: Some(scale),
+            up,
+            scaling: self.config.scaling.of(self.config.alpha, rank as f64),
+        })
     }
 }
 

@@ -137,7 +137,7 @@ impl Method for MoSaraConfig {
         fraction("mo_sara.share", self.share)?;
         RankPlan::new("mo_sara.share", targets, |target| {
             let rank = spectral_rank(target, self.share, self.convention, weights)?;
-            Ok(Planned { target: target.clone(), rank, alpha: None })
+            Ok(Planned::new(target, rank))
         })
     }
 

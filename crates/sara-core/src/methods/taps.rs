@@ -105,9 +105,7 @@ impl Method for TapsConfig {
         targets: &[Target],
         _weights: &mut dyn WeightSource<B>,
     ) -> Result<RankPlan> {
-        RankPlan::new("taps", targets, |target| {
-            Ok(Planned { target: target.clone(), rank: target.d_in.min(target.d_out), alpha: None })
-        })
+        RankPlan::new("taps", targets, |target| Ok(Planned::new(target, target.d_in.min(target.d_out))))
     }
 
     fn init<B: LayerOps>(

@@ -21,7 +21,7 @@ const F32_ORDER: f64 = 2e-5;
 /// More than any type's rounding takes from outputs of size one.
 const NONSENSE: f64 = 0.5;
 /// The least that counts as a change of an output of size one.
-const MOVED: f64 = 1e-3;
+const MOVED: f64 = 1e-2;
 
 macro_rules! contract {
     ($module:ident, $backend:ty: $($test:ident),* $(,)?) => {

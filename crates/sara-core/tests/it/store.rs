@@ -204,3 +204,27 @@ fn an_edited_description_is_refused() {
         .to_string();
     assert!(error.contains("Lora.layers.9-key.up: unknown"), "{error}");
 }
+
+/// On a device that does not compute bit for bit, a resumed run has vectors of its own beside those that it wrote before.
+#[test]
+fn what_is_frozen_is_linked_only_where_it_is_the_same() {
+    let case = cases().into_iter().find(|case| case.name == "mo_sara").unwrap();
+    let adapter = case.init::<burn_flex::Flex>(1, &burn_flex::FlexDevice);
+    let manifest = Manifest { method: case.method, plan: case.plan, ..stored().manifest };
+    let first = StoredAdapter::new(manifest.clone(), &adapter, Tensors::new());
+    let mut state = sara_core::parameters::collect(&adapter);
+    let (_, vectors) = state.iter_mut().find(|(path, _)| path.ends_with("right")).unwrap();
+    let shape = vectors.shape.clone();
+    *vectors = TensorData::new(vec![0.5f32; shape.num_elements()], shape);
+    let other = sara_core::parameters::restore(adapter, &state, "other").unwrap();
+    let second = StoredAdapter::new(manifest, &other, Tensors::new());
+    assert_ne!(first.manifest.frozen, second.manifest.frozen);
+
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b, c] = ["a", "b", "c"].map(|name| folder.path().join(name));
+    first.write(&a).unwrap();
+    first.write_beside(&b, Some(&a)).unwrap();
+    second.write_beside(&c, Some(&a)).unwrap();
+    assert_eq!(StoredAdapter::read(&b).unwrap(), first);
+    assert_eq!(StoredAdapter::read(&c).unwrap(), second);
+}

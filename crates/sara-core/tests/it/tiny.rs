@@ -195,6 +195,8 @@ pub(crate) enum Merge {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     LowRank,
+    /// Of low rank, with zeros between blocks.
+    Blocks,
     Dense,
 }
 
@@ -305,7 +307,8 @@ fn cases_of(method: MethodConfig) -> Vec<Case> {
         }
         MethodConfig::Melora(_) => {
             let config = MeloraConfig { minis: 2, rank: 3, branch: branch() };
-            vec![case("melora", MethodConfig::Melora(config), 4 * 3 * WIDTHS)]
+            let laws = Laws { form: Form::Blocks, ..Laws::LOW_RANK };
+            vec![Case { laws, ..case("melora", MethodConfig::Melora(config), 4 * 3 * WIDTHS) }]
         }
         MethodConfig::BayesianLora(config) => {
             let whole = BayesianLoraConfig { rank: 3, branch: branch(), ..config };

@@ -26,22 +26,22 @@ pub fn predict<B: LayerOps, A: Adapter<B>>(
     data: &Dataset,
     batch_size: NonZeroUsize,
 ) -> Result<Vec<Vec<f32>>> {
-    Ok(predict_recorded(model, trained, data, batch_size)?.0)
+    Ok(pass_over(model, trained, data, batch_size, Pass::evaluation)?.0)
 }
 
-/// The logits, and what the adapter recorded, where it does so in evaluation.
-fn predict_recorded<B: LayerOps, A: Adapter<B>>(
+/// The logits, and what the adapter recorded in such passes.
+fn pass_over<B: LayerOps, A: Adapter<B>>(
     model: &Encoder<B>,
     trained: &Trained<B, A, Head<B>>,
     data: &Dataset,
     batch_size: NonZeroUsize,
+    pass: impl Fn() -> Pass<B>,
 ) -> Result<(Vec<Vec<f32>>, Seen<B>)> {
     let device = model.device();
     let (mut logits, mut seen) = (vec![Vec::new(); data.items.len()], Seen::default());
     for rows in batches(&data.lengths(), batch_size, Order::Sorted) {
         let inputs = Inputs::of_batch(model.config(), data.batch(&rows, model.pad_id()), &device)?;
-        let pass = Pass::evaluation();
-        let mut pass = if trained.adapter.observes() { pass.recording() } else { pass };
+        let mut pass = pass();
         pass.set_tokens(inputs.mask.clone());
         let hidden = model.first_token(&inputs, &trained.adapter, &pass);
         let values = trained.head.forward(hidden, &pass);
@@ -66,10 +66,11 @@ pub fn evaluate<B: LayerOps, A: Adapter<B>>(
     data: &Dataset,
     batch_size: NonZeroUsize,
 ) -> Result<Metrics> {
-    Ok(observe(model, trained, data, batch_size)?.0)
+    data.check_targets(trained.head.n_labels())?;
+    Ok(measure(&predict(model, trained, data, batch_size)?, data))
 }
 
-/// The same, with what the adapter recorded on the way.
+/// The same, with what the adapter recorded on the way, where it [observes](Adapter::observes).
 ///
 /// # Errors
 /// As [`evaluate`].
@@ -80,7 +81,11 @@ pub fn observe<B: LayerOps, A: Adapter<B>>(
     batch_size: NonZeroUsize,
 ) -> Result<(Metrics, Seen<B>)> {
     data.check_targets(trained.head.n_labels())?;
-    let (logits, seen) = predict_recorded(model, trained, data, batch_size)?;
+    let pass = || {
+        let pass = Pass::evaluation();
+        if trained.adapter.observes() { pass.recording() } else { pass }
+    };
+    let (logits, seen) = pass_over(model, trained, data, batch_size, pass)?;
     Ok((measure(&logits, data), seen))
 }
 

@@ -1,6 +1,5 @@
 //! From a checkpoint and labelled texts to a classifier, for a program of one's own.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 
 use burn::module::AutodiffModule;
@@ -11,7 +10,7 @@ use sara_svd::SvdOps;
 
 use super::evaluate::predict;
 use super::{Classes, Classify, Dataset, Labels, classify};
-use crate::adapted::{Adapted, Answer};
+use crate::adapted::{Adapted, Answer, BATCH};
 use crate::architecture::Architecture;
 use crate::classify::metrics::largest;
 use crate::data::{Examples, Task};
@@ -97,8 +96,7 @@ impl<B: LayerOps> FineTuned<B> {
         let Adapted { model, trained, answer, .. } = &self.adapted;
         let examples = Examples::unlabelled(texts.iter().copied());
         let data = Dataset::prepare(&examples, &self.tokenizer, self.max_tokens, Labels::Ignored)?;
-        let batch_size = NonZeroUsize::MIN.saturating_add(31);
-        let logits = predict(model, trained, &data, batch_size)?;
+        let logits = predict(model, trained, &data, BATCH)?;
         Ok(logits.iter().map(|row| answer.classes[largest(row)].as_str()).collect())
     }
 

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use sara_core::nearest::nearest;
 use serde_json::{Map, Value};
 
 use super::{Example, Examples, Label, Task};
 use crate::error::{Error, Result};
-use crate::nearest::nearest;
 
 const KEYS: [&str; 3] = ["text", "text_pair", "label"];
 
@@ -128,7 +128,7 @@ fn not_a_value(label: &str) -> String {
 }
 
 fn unknown(kind: &str, word: &str) -> String {
-    let meant = nearest(word, &KEYS).unwrap_or_default();
+    let meant = nearest(word, KEYS).unwrap_or_default();
     format!("unknown {kind} `{word}`, the nearest is `{meant}`; known here: {}", KEYS.join(", "))
 }
 

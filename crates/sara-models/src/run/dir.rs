@@ -241,9 +241,10 @@ impl RunJournal {
     ///
     /// # Errors
     /// What writing said.
-    pub(crate) fn write_adapter<B: LayerOps>(&self, trained: &Classifier<B>, name: &str) -> Result<()> {
+    pub(crate) fn write_adapter<B: LayerOps>(&mut self, trained: &Classifier<B>, name: &str) -> Result<()> {
         let stored = StoredAdapter::new(self.manifest.clone(), &trained.adapter, trained.head.tensors());
-        // What is frozen is on the disk once, if it was written before.
+        // What is frozen is described once, and on the disk once, if it was written before.
+        self.manifest.frozen.clone_from(&stored.manifest.frozen);
         let written = [BEST, ADAPTER].map(|name| self.dir.path.join(name));
         let sibling = written.iter().find(|dir| stored_bytes(dir).is_ok_and(|(_, frozen)| frozen > 0));
         Ok(stored.write_beside(&self.dir.path.join(name), sibling.map(PathBuf::as_path))?)

@@ -171,13 +171,7 @@ pub(super) fn likely<B: Backend, const D: usize>(logits: Tensor<B, D>) -> Tensor
 /// `a + a b + a b c + a b c d` of four values, `[1]`.
 fn chain<B: Backend>(values: &Tensor<B, 1>) -> Tensor<B, 1> {
     let value = |i: usize| values.clone().narrow(0, i, 1);
-    (0..GATES)
-        .rev()
-        .fold(None, |rest: Option<Tensor<B, 1>>, i| match rest {
-            Some(rest) => Some(value(i) * (rest + 1.0)),
-            None => Some(value(i)),
-        })
-        .unwrap_or_else(|| Tensor::zeros([1], &values.device()))
+    (0..GATES - 1).rev().fold(value(GATES - 1), |rest, i| value(i) * (rest + 1.0))
 }
 
 /// 1 for each gate before the first shut one, else 0.

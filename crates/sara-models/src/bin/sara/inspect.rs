@@ -46,10 +46,10 @@ struct SiteReport {
     figures: Map<String, Value>,
 }
 
-impl Described {
-    /// Whether a layer is changed at all.
-    fn changes(site: &SiteReport) -> bool {
-        site.rank > 0 && site.figures.get("active").is_none_or(|active| active.as_f64() != Some(0.0))
+impl SiteReport {
+    /// Whether the layer is changed at all.
+    fn is_changed(&self) -> bool {
+        self.rank > 0 && self.figures.get("active").is_none_or(|active| active.as_f64() != Some(0.0))
     }
 }
 
@@ -138,7 +138,7 @@ fn shared(paths: &[PathBuf], console: Console) -> anyhow::Result<()> {
     for path in paths {
         let Described { sites, .. } = describe(path, console)?;
         let changed: BTreeSet<String> =
-            sites.into_iter().filter(Described::changes).map(|site| site.name).collect();
+            sites.into_iter().filter(SiteReport::is_changed).map(|site| site.name).collect();
         console.say(format!("{}: changes {} layers", path.display(), changed.len()));
         common = Some(match common {
             Some(common) => common.intersection(&changed).cloned().collect(),
