@@ -3,6 +3,7 @@
 
 mod block;
 mod linear;
+mod quantize;
 
 use burn::tensor::ops::FloatTensor;
 use burn_autodiff::Autodiff;
@@ -11,6 +12,7 @@ use burn_autodiff::ops::{Backward, OpsKind};
 
 use self::block::{Attention, Gelu, LayerNorm};
 use self::linear::{Add, Kept, Linear};
+use self::quantize::{Gates, Quantize};
 use crate::{AttentionInputs, LayerOps};
 
 impl<B: LayerOps, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
@@ -71,6 +73,20 @@ impl<B: LayerOps, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
             OpsKind::Tracked(prep) => prep.finish(inputs.clone(), B::fused_attention(inputs)),
             OpsKind::UnTracked(prep) => prep.finish(B::fused_attention(inputs)),
         }
+    }
+
+    fn fused_quantize(
+        x: FloatTensor<Self>,
+        step: FloatTensor<Self>,
+        open: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let op = Quantize.prepare::<C>([x.node.clone(), open.node.clone()]).compute_bound().stateful();
+        let kept = open.is_tracked().then(|| Gates::<B> {
+            x: x.primitive.clone(),
+            step: step.primitive.clone(),
+            open: open.primitive.clone(),
+        });
+        finish(op, kept, B::fused_quantize(x.primitive, step.primitive, open.primitive))
     }
 }
 

@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use self::attention::Attention;
 use crate::block::stock;
 use crate::buffer::filled;
+use crate::quantize::{self, DOUBLINGS, FINER};
 use crate::{AttentionInputs, LayerOps};
 
 /// Elements of one piece of work, 64 KiB: it stays in the second-level cache.
@@ -126,6 +127,53 @@ impl LayerOps for Flex {
         let [q, k, v] = shapes;
         [(dq, q), (dk, k), (dv, v)].map(|(grad, shape)| grad.map(|grad| tensor(grad, shape)))
     }
+
+    fn fused_quantize(x: FlexTensor, step: FlexTensor, open: FlexTensor) -> FlexTensor {
+        if !fuses([&x, &step, &open]) {
+            return quantize::stock::<Self>(x, step, open);
+        }
+        let (steps, open) = (steps(step), gates(open));
+        map(x, CHUNK, |x| kernels::quantize(x, steps, open))
+    }
+
+    fn fused_quantize_open_backward(
+        x: FlexTensor,
+        step: FlexTensor,
+        open: FlexTensor,
+        grad: FlexTensor,
+    ) -> FlexTensor {
+        if !fuses([&x, &step, &open, &grad]) {
+            return quantize::stock_open_backward::<Self>(x, step, open, grad);
+        }
+        let (x, grad, steps, open) = (contiguous(x), contiguous(grad), steps(step), gates(open));
+        let chunks = x.storage::<f32>().par_chunks(CHUNK).zip(grad.storage::<f32>().par_chunks(CHUNK));
+        let parts: Vec<_> = chunks.map(|(x, grad)| kernels::quantize_behind(x, grad, steps, open)).collect();
+        let mut before = 1.0;
+        let slopes = (0..DOUBLINGS).map(|i| {
+            let slope = before * parts.iter().map(|sums| sums[i]).sum::<f32>();
+            before *= open[i];
+            slope
+        });
+        tensor(slopes.collect(), Shape::new([DOUBLINGS]))
+    }
+}
+
+/// The steps of all parts of a quantiser, coarsest first.
+fn steps(coarsest: FlexTensor) -> [f32; DOUBLINGS + 1] {
+    let mut step = contiguous(coarsest).storage::<f32>()[0];
+    std::array::from_fn(|i| {
+        if i > 0 {
+            step /= FINER[i - 1];
+        }
+        step
+    })
+}
+
+/// How far the gates of a quantiser are open.
+fn gates(open: FlexTensor) -> [f32; DOUBLINGS] {
+    let open = contiguous(open);
+    let open = open.storage::<f32>();
+    std::array::from_fn(|i| open[i])
 }
 
 fn fuses<const N: usize>(tensors: [&FlexTensor; N]) -> bool {

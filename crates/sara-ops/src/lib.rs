@@ -3,7 +3,7 @@
 //! [`LayerOps`] has burn's own operations as default bodies, so a backend joins with an empty `impl`. Flex overrides them
 //! (`flex.rs`) with loops that are fused, vectorised and shared by the threads; `Autodiff` records each as one node of
 //! the graph (`autodiff.rs`), which keeps no more than the gradients that are wanted need. The free functions of
-//! [`linear`](mod@linear) and [`block`] are the interface.
+//! [`linear`](mod@linear), [`block`] and [`quantize`](mod@quantize) are the interface.
 //!
 //! [`strided`] is the product of matrices inside larger buffers, [`buffer`] makes new buffers, and
 //! [`threads`] keeps the threads awake between two pieces of work.
@@ -16,6 +16,7 @@ mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 pub mod linear;
+pub mod quantize;
 #[cfg(feature = "flex")]
 pub mod strided;
 pub mod threads;
@@ -26,6 +27,7 @@ use burn::tensor::{Tensor, TensorPrimitive};
 
 pub use block::{AttentionInputs, attention, gelu, layer_norm};
 pub use linear::{add, linear};
+pub use quantize::quantize;
 
 /// Backend extension: layers and their gradients, by default burn's own operations.
 ///
@@ -115,6 +117,25 @@ pub trait LayerOps: Backend {
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<Self>>; 3] {
         block::stock::attention_backward::<Self>(inputs, grad, wanted)
+    }
+
+    /// See [`quantize`](quantize()).
+    fn fused_quantize(
+        x: FloatTensor<Self>,
+        step: FloatTensor<Self>,
+        open: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        quantize::stock::<Self>(x, step, open)
+    }
+
+    /// Gradient of [`quantize`](quantize()) by its gates. That by `x` is `grad`.
+    fn fused_quantize_open_backward(
+        x: FloatTensor<Self>,
+        step: FloatTensor<Self>,
+        open: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        quantize::stock_open_backward::<Self>(x, step, open, grad)
     }
 }
 

@@ -47,7 +47,7 @@ use crate::rank_plan::{Planned, RankPlan, WeightSource};
 use crate::seed::Seed;
 use crate::site::{ModelShape, Site, SiteMap, Target};
 
-use self::quantizer::{GATES, Quantizer, cumulative_product, extremes, gate, likely, quantize};
+use self::quantizer::{GATES, Quantizer, cumulative_product, extremes, gate, likely, logits, quantize};
 
 mod quantizer;
 
@@ -195,7 +195,7 @@ impl Method for BayesianLoraConfig {
         /// Deviation of the factors' first values, from the authors' code.
         const DEVIATION: f64 = 0.02;
         /// The logit of every rank gate at the start, from the authors' code.
-        const RANK_START: f64 = 6.0;
+        const RANK_START: f32 = 6.0;
         self.branch.check("bayesian_lora")?;
         not_negative("bayesian_lora.strength", self.strength)?;
         let layer = |planned: &Planned| {
@@ -220,7 +220,7 @@ impl Method for BayesianLoraConfig {
                 down,
                 scale,
                 up,
-                rank_gates: gated.then(|| Param::from_tensor(Tensor::full([rank - 1], RANK_START, device))),
+                rank_gates: gated.then(|| logits(rank - 1, RANK_START, device)),
                 quantizers,
                 scaling: self.branch.scaling(planned, rank as f64),
                 dropout: self.branch.dropout,
@@ -359,7 +359,7 @@ impl<B: LayerOps> Bayesian<B> {
 }
 
 /// A weight as its quantiser leaves it.
-fn weight<B: Backend, const D: usize>(
+fn weight<B: LayerOps, const D: usize>(
     quantizer: &Quantizer<B>,
     value: Tensor<B, D>,
     open: Option<&Tensor<B, 1>>,

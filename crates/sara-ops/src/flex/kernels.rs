@@ -9,6 +9,8 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E, PI};
 
+use crate::quantize::DOUBLINGS;
+
 /// Partial sums of a reduction: one AVX-512 register.
 const LANES: usize = 16;
 
@@ -18,14 +20,14 @@ const AT_HAND: usize = 1024;
 
 /// Declares functions that exist once for each instruction set.
 macro_rules! vectorized {
-    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {$(
+    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $returned:ty)? $body:block)*) => {$(
         $(#[$doc])*
         #[multiversion::multiversion(targets(
             "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma+bmi2",
             "x86_64+avx2+fma",
             "aarch64+neon",
         ))]
-        pub(super) fn $name($($argument: $type),*) $body
+        pub(super) fn $name($($argument: $type),*) $(-> $returned)? $body
     )*};
 }
 
@@ -112,6 +114,55 @@ vectorized! {
             }
         }
     }
+
+    /// Rounds each value to the parts that the gates leave, in place.
+    fn quantize(values: &mut [f32], steps: [f32; DOUBLINGS + 1], open: [f32; DOUBLINGS]) {
+        for x in values {
+            let (coarse, behind) = parts(*x, steps, open);
+            *x = coarse + open[0] * behind[0];
+        }
+    }
+
+    /// The sum of the gradient times what stands behind each gate.
+    fn quantize_behind(
+        x: &[f32],
+        grad: &[f32],
+        steps: [f32; DOUBLINGS + 1],
+        open: [f32; DOUBLINGS],
+    ) -> [f32; DOUBLINGS] {
+        let mut lanes = [[0.0; LANES]; DOUBLINGS];
+        let ((x, x_rest), (grad, grad_rest)) = (x.as_chunks::<LANES>(), grad.as_chunks::<LANES>());
+        // Zeros add nothing.
+        let mut last = [[0.0; LANES]; 2];
+        last[0][..x_rest.len()].copy_from_slice(x_rest);
+        last[1][..grad_rest.len()].copy_from_slice(grad_rest);
+        let pairs = x.iter().zip(grad).chain([(&last[0], &last[1])]);
+        for (x, grad) in pairs {
+            for lane in 0..LANES {
+                let (_, behind) = parts(x[lane], steps, open);
+                for i in 0..DOUBLINGS {
+                    lanes[i][lane] += grad[lane] * behind[i];
+                }
+            }
+        }
+        lanes.map(|lanes| lanes.iter().sum())
+    }
+}
+
+/// A value at the coarsest step, and what stands behind each gate of its quantiser.
+#[inline(always)]
+fn parts(x: f32, steps: [f32; DOUBLINGS + 1], open: [f32; DOUBLINGS]) -> (f32, [f32; DOUBLINGS]) {
+    let mut rest = x;
+    let parts = steps.map(|step| {
+        let part = (rest / step).round_ties_even() * step;
+        rest -= part;
+        part
+    });
+    let mut behind = [parts[1], parts[2], parts[3], parts[4]];
+    for i in (0..DOUBLINGS - 1).rev() {
+        behind[i] += open[i + 1] * behind[i + 1];
+    }
+    (parts[0], behind)
 }
 
 #[inline(always)]

@@ -1,9 +1,11 @@
 //! A quantiser whose number of bits is learned: 2, 4, 8, 16 or 32, each doubling behind a gate.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use burn::tensor::activation::sigmoid;
 use burn::tensor::backend::Backend;
+use sara_ops::quantize::DOUBLINGS;
+use sara_ops::{self as ops, LayerOps};
 
 use crate::parameters::{edit, host, state};
 
@@ -16,11 +18,11 @@ const CLOSED: f64 = 0.34;
 /// A gate whose logit is not above this is shut, and all that come after it.
 const SHUT: f64 = -2.0;
 /// The logit of every gate at the start.
-const START: f64 = 2.0;
+const START: f32 = 2.0;
 /// The step of a quantiser that has no range: so fine that f32 is left as it is.
 const NO_STEP: f64 = 1e-20;
 /// Doublings of the number of bits: to 4, 8, 16, 32.
-pub(super) const GATES: usize = 4;
+pub(super) const GATES: usize = DOUBLINGS;
 
 /// The gates and the range of one quantiser.
 #[derive(Module, Debug)]
@@ -35,8 +37,8 @@ impl<B: Backend> Quantizer<B> {
     /// One that has seen nothing.
     pub(super) fn new(device: &B::Device) -> Self {
         Self {
-            gates: Param::from_tensor(Tensor::full([GATES], START, device)),
-            range: state(Tensor::zeros([2], device)),
+            gates: logits(GATES, START, device),
+            range: state(Tensor::from_floats([0.0; 2], device)),
         }
     }
 
@@ -80,44 +82,20 @@ impl<B: Backend> Quantizer<B> {
     }
 }
 
+/// Logits that are all the same, `[n]`, as data: the fusion of burn 0.21 cannot reduce a constant.
+pub(super) fn logits<B: Backend>(n: usize, value: f32, device: &B::Device) -> Param<Tensor<B, 1>> {
+    Param::from_tensor(Tensor::from_data(TensorData::new(vec![value; n], [n]), device))
+}
+
 /// `x` at the bits that the gates leave, straight through: its gradient is that of the result.
-pub(super) fn quantize<B: Backend, const D: usize>(
+pub(super) fn quantize<B: LayerOps, const D: usize>(
     x: Tensor<B, D>,
     range: Tensor<B, 1>,
     open: &Tensor<B, 1>,
 ) -> Tensor<B, D> {
     // In the gates' type: in half precision the finer steps would be zero.
     let (outside, dtype) = (x.dtype(), open.dtype());
-    let x = x.cast(dtype);
-    let value = x.clone().detach();
-    let scalar = |of: Tensor<B, 1>| of.cast(dtype).unsqueeze::<D>();
-    let mut step = step_of(range);
-    let at = |step: &Tensor<B, 1>, x: Tensor<B, D>| {
-        let step = scalar(step.clone());
-        (x / step.clone()).round() * step
-    };
-    let two_bits = at(&step, value.clone());
-    let mut rest = value.clone() - two_bits.clone();
-    let mut parts = Vec::new();
-    for finer in [5.0, 17.0, 257.0, 65537.0] {
-        step = step / finer;
-        let part = at(&step, rest.clone());
-        rest = rest - part.clone();
-        parts.push(part);
-    }
-    let finer = (0..GATES).rev().fold(None, |finer: Option<Tensor<B, D>>, i| {
-        let part = match finer {
-            Some(finer) => parts[i].clone() + finer,
-            None => parts[i].clone(),
-        };
-        Some(part * scalar(open.clone().narrow(0, i, 1)))
-    });
-    // The value of the coarsest part, with the gradient of x.
-    let coarse = x + (two_bits - value);
-    match finer {
-        Some(finer) => (coarse + finer).cast(outside),
-        None => coarse.cast(outside),
-    }
+    ops::quantize(x.cast(dtype), step_of(range).cast(dtype), open.clone()).cast(outside)
 }
 
 /// Smallest and largest value, `[2]`.
