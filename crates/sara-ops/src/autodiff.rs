@@ -5,13 +5,14 @@ mod block;
 mod linear;
 mod quantize;
 
+use burn::tensor::TensorMetadata;
 use burn::tensor::ops::FloatTensor;
 use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::ops::{Backward, OpsKind};
 
 use self::block::{Attention, Gelu, LayerNorm};
-use self::linear::{Add, Kept, Linear};
+use self::linear::{Add, BlockLinear, Kept, Linear};
 use self::quantize::{Gates, Quantize};
 use crate::{AttentionInputs, LayerOps};
 
@@ -34,6 +35,17 @@ impl<B: LayerOps, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
         }
         let op = Linear.prepare::<C>([x_node, weight_node]).compute_bound().stateful();
         finish(op, kept, B::fused_linear(x.primitive, weight.primitive, None))
+    }
+
+    fn fused_block_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let kept = Kept::<B> {
+            weight: x.is_tracked().then(|| weight.primitive.clone()),
+            x: weight.is_tracked().then(|| x.primitive.clone()),
+        };
+        let n_blocks = weight.primitive.shape()[0];
+        let nodes = [x.node.clone(), weight.node.clone()];
+        let op = BlockLinear.prepare::<C>(nodes).compute_bound().stateful();
+        finish(op, (kept, n_blocks), B::fused_block_linear(x.primitive, weight.primitive))
     }
 
     fn fused_add(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {

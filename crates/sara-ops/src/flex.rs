@@ -37,6 +37,22 @@ impl LayerOps for Flex {
         linear::weight_backward(x, grad)
     }
 
+    fn fused_block_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        linear::block_forward(x, weight)
+    }
+
+    fn fused_block_linear_backward(
+        weight: FlexTensor,
+        grad: FlexTensor,
+        known: Option<FlexTensor>,
+    ) -> FlexTensor {
+        linear::block_backward(weight, grad, known)
+    }
+
+    fn fused_block_linear_weight_backward(x: FlexTensor, grad: FlexTensor, n_blocks: usize) -> FlexTensor {
+        linear::block_weight_backward(x, grad, n_blocks)
+    }
+
     fn fused_add(a: FlexTensor, b: FlexTensor) -> FlexTensor {
         linear::sum(a, b)
     }

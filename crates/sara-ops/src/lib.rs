@@ -26,7 +26,7 @@ use burn::tensor::ops::FloatTensor;
 use burn::tensor::{Tensor, TensorPrimitive};
 
 pub use block::{AttentionInputs, attention, gelu, layer_norm};
-pub use linear::{add, linear};
+pub use linear::{add, block_linear, linear};
 pub use quantize::quantize;
 
 /// Backend extension: layers and their gradients, by default burn's own operations.
@@ -59,6 +59,29 @@ pub trait LayerOps: Backend {
     /// Gradient of [`linear`](linear()) by its weight: `xᵀ grad`.
     fn fused_linear_weight_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         linear::stock_linear_weight_backward::<Self>(x, grad)
+    }
+
+    /// See [`block_linear`].
+    fn fused_block_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        linear::stock_block_linear::<Self>(x, weight)
+    }
+
+    /// Gradient of [`block_linear`] by its input, added to what is known of it.
+    fn fused_block_linear_backward(
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        known: Option<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        linear::stock_block_linear_backward::<Self>(weight, grad, known)
+    }
+
+    /// Gradient of [`block_linear`] by its weight of so many blocks.
+    fn fused_block_linear_weight_backward(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        n_blocks: usize,
+    ) -> FloatTensor<Self> {
+        linear::stock_block_linear_weight_backward::<Self>(x, grad, n_blocks)
     }
 
     /// See [`add`].

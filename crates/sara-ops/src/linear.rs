@@ -1,4 +1,4 @@
-//! The linear layer, most of the work of every model, and the sum, which burn takes on one thread.
+//! The linear layer, most of the work of every model, that of blocks, and the sum, which burn takes on one thread.
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
@@ -26,6 +26,21 @@ pub fn linear<B: LayerOps, const D: usize>(
         assert_eq!(bias.dims(), [d_out], "the bias has a value for each column of the weight");
     }
     tensor(B::fused_linear(primitive(x), primitive(weight), bias.map(primitive)))
+}
+
+/// `x` times a weight of blocks along the diagonal: each slice of the features by the block of its own.
+///
+/// # Shapes
+/// - `x`: `[.., n * d_in]`
+/// - `weight`: `[n, d_in, d_out]`
+/// - returns `[.., n * d_out]`
+///
+/// # Panics
+/// If the shapes differ from these.
+pub fn block_linear<B: LayerOps, const D: usize>(x: Tensor<B, D>, weight: Tensor<B, 3>) -> Tensor<B, D> {
+    let (dims, [n, d_in, _]) = (x.dims(), weight.dims());
+    assert_eq!(dims.last(), Some(&(n * d_in)), "the blocks have a row for each feature of the input");
+    tensor(B::fused_block_linear(primitive(x), primitive(weight)))
 }
 
 /// `a + b`, of one shape.
@@ -70,6 +85,47 @@ pub(crate) fn stock_linear_weight_backward<B: Backend>(
     grad: FloatTensor<B>,
 ) -> FloatTensor<B> {
     primitive(rows::<B>(x).transpose().matmul(rows::<B>(grad)))
+}
+
+pub(crate) fn stock_block_linear<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
+    let (shape, weight) = (x.shape(), tensor::<B, 3>(weight));
+    let y = slices::<B>(x, weight.dims()[0]).matmul(weight);
+    like_rows::<B>(side_by_side(y), shape)
+}
+
+pub(crate) fn stock_block_linear_backward<B: Backend>(
+    weight: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    known: Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let (shape, weight) = (grad.shape(), tensor::<B, 3>(weight));
+    let of_x = slices::<B>(grad, weight.dims()[0]).matmul(weight.transpose());
+    let of_x = like_rows::<B>(side_by_side(of_x), shape);
+    match known {
+        Some(known) => B::float_add(of_x, known),
+        None => of_x,
+    }
+}
+
+pub(crate) fn stock_block_linear_weight_backward<B: Backend>(
+    x: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    n_blocks: usize,
+) -> FloatTensor<B> {
+    primitive(slices::<B>(x, n_blocks).transpose().matmul(slices::<B>(grad, n_blocks)))
+}
+
+/// `[.., n * d]` as `[n, rows, d]`.
+fn slices<B: Backend>(x: FloatTensor<B>, n: usize) -> Tensor<B, 3> {
+    let x = rows::<B>(x);
+    let [rows, d] = x.dims();
+    x.reshape([rows, n, d / n]).swap_dims(0, 1)
+}
+
+/// `[n, rows, d]` as `[rows, n * d]`.
+fn side_by_side<B: Backend>(y: Tensor<B, 3>) -> Tensor<B, 2> {
+    let [n, rows, d] = y.dims();
+    y.swap_dims(0, 1).reshape([rows, n * d])
 }
 
 /// `[.., d]` as `[rows, d]`.

@@ -85,14 +85,27 @@ pub fn product(
     block: [usize; 2],
     finish: impl Fn(&mut MatrixMut<'_>, Range<usize>) + Sync,
 ) -> Vec<f32> {
-    let shape = [lhs.n_rows(), rhs.n_cols()];
+    let operands = |rows, columns| (lhs.rows(rows), rhs.columns(columns));
+    product_of([lhs.n_rows(), rhs.n_cols()], block, operands, finish)
+}
+
+/// A matrix whose blocks are products of `operands`: those of the rows and columns, start and count, that a block is.
+///
+/// # Panics
+/// If the shapes do not fit, or a block is empty.
+pub fn product_of<'a>(
+    shape: [usize; 2],
+    block: [usize; 2],
+    operands: impl Fn((usize, usize), (usize, usize)) -> (Matrix<'a>, Matrix<'a>) + Sync,
+    finish: impl Fn(&mut MatrixMut<'_>, Range<usize>) + Sync,
+) -> Vec<f32> {
     let mut product = Box::new_uninit_slice(size(shape));
     #[expect(unsafe_code, reason = "blocks interleave in a buffer")]
     // SAFETY: the buffer is as large as the matrix, and is not used otherwise while there are blocks of it.
     let blocks = unsafe { blocks(product.as_mut_ptr().cast(), shape, block) };
     blocks.into_par_iter().for_each(|Block { row, column, matrix }| {
         let [n_rows, n_cols] = matrix.shape;
-        let (lhs, rhs) = (lhs.rows((row, n_rows)), rhs.columns((column, n_cols)));
+        let (lhs, rhs) = operands((row, n_rows), (column, n_cols));
         finish(&mut Unwritten(matrix).product(lhs, rhs), column..column + n_cols);
     });
     #[expect(unsafe_code, reason = "no zeros first")]
@@ -107,14 +120,28 @@ pub fn product(
 /// # Panics
 /// If the shapes do not fit, or a block is empty.
 pub fn add_product(buffer: &mut [f32], lhs: Matrix<'_>, rhs: Matrix<'_>, block: [usize; 2]) {
-    let shape = [lhs.n_rows(), rhs.n_cols()];
+    let operands = |rows, columns| (lhs.rows(rows), rhs.columns(columns));
+    add_product_of(buffer, [lhs.n_rows(), rhs.n_cols()], block, operands);
+}
+
+/// Adds products of `operands` to the blocks of the matrix that fills the buffer.
+///
+/// # Panics
+/// If the shapes do not fit, or a block is empty.
+pub fn add_product_of<'a>(
+    buffer: &mut [f32],
+    shape: [usize; 2],
+    block: [usize; 2],
+    operands: impl Fn((usize, usize), (usize, usize)) -> (Matrix<'a>, Matrix<'a>) + Sync,
+) {
     assert_eq!(buffer.len(), size(shape), "the product fills the buffer");
     #[expect(unsafe_code, reason = "blocks interleave in a buffer")]
     // SAFETY: the buffer is as large as the matrix, and is borrowed while there are blocks of it.
     let blocks = unsafe { blocks(buffer.as_mut_ptr(), shape, block) };
     blocks.into_par_iter().for_each(|Block { row, column, mut matrix }| {
         let [n_rows, n_cols] = matrix.shape;
-        matrix.product(lhs.rows((row, n_rows)), rhs.columns((column, n_cols)), true);
+        let (lhs, rhs) = operands((row, n_rows), (column, n_cols));
+        matrix.product(lhs, rhs, true);
     });
 }
 

@@ -13,7 +13,7 @@
 //! `down_i` uniform in `±1 / sqrt(d_in / minis)`, `up_i = 0`: the adapted model equals the backbone.
 //!
 //! # Differences from the paper
-//! The authors' code rounds widths that `minis` does not divide; here that is an error. All minis have one rank.
+//! Of an input that `minis` does not divide the authors' code drops the last features; here that is an error. All minis have one rank.
 //!
 //! # Source
 //! Ren et al., 2024, arXiv:2402.17263, and the authors' code.
@@ -136,11 +136,9 @@ impl<B: LayerOps> SiteBranch<B> for Minis<B> {
         let dropped = pass.dropout(x.clone(), self.dropout, site);
         let out = linear(base, x);
         let (down, up) = (self.down.val(), self.up.val());
-        let ([batch, seq, d_in], [minis, _, _], [_, _, slice_out]) = (dropped.dims(), down.dims(), up.dims());
-        // Slices first: one product of blocks, and the zeros between them are neither stored nor multiplied.
-        let slices = dropped.cast(down.dtype()).reshape([batch * seq, minis, d_in / minis]).swap_dims(0, 1);
-        let middle = slices.matmul(down) * self.scaling;
-        let branch = middle.matmul(up).swap_dims(0, 1).reshape([batch, seq, minis * slice_out]);
+        // The zeros between the blocks are neither stored nor multiplied.
+        let middle = ops::block_linear(dropped.cast(down.dtype()), down) * self.scaling;
+        let branch = ops::block_linear(middle, up);
         let branch = branch.cast(out.dtype());
         ops::add(out, branch)
     }

@@ -120,7 +120,7 @@ const SQUARES: &str = "input_squares";
 impl Method for PriloraConfig {
     type Adapter<B: LayerOps> = Prilora<B>;
 
-    const LEARNING_RATE: f64 = 1e-3;
+    const LEARNING_RATE: f64 = 2e-3;
 
     fn plan<B: SvdOps>(
         &self,

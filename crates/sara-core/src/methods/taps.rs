@@ -14,7 +14,7 @@
 //!
 //! # Differences from the paper
 //! The authors' code divides the penalty by 52, the layers of its own model; here by the number of adapted layers. It waits
-//! for two epochs of thirty; here for a share of the steps. It trains the normalisation layers too; here only the
+//! for three epochs of 31; here for a share of the steps. It trains the normalisation layers too; here only the
 //! targets. Tasks are trained one after the other.
 //!
 //! # Source
@@ -49,7 +49,7 @@ pub struct TapsConfig {
     pub threshold: f64,
     /// The score of every layer at the start. Default 0.15 (the authors' code).
     pub initial_score: f64,
-    /// Share of the steps without a penalty. Default 0.1 (the authors' code: two epochs of thirty).
+    /// Share of the steps without a penalty. Default 0.1 (the authors' code: three epochs of 31).
     pub warmup_ratio: f64,
 }
 
@@ -85,8 +85,9 @@ impl<B: Backend> Gated<B> {
         open + (score.clone() - score.detach())
     }
 
+    /// Decided as the gate is, in its type.
     fn is_active(&self, threshold: f64) -> bool {
-        self.score() >= threshold
+        host(self.gate(threshold)).iter().all(|&open| open > 0.0)
     }
 
     fn score(&self) -> f64 {
@@ -158,14 +159,14 @@ impl<B: LayerOps> Adapter<B> for Taps<B> {
     }
 
     fn report(&self) -> Vec<Figure> {
-        let scores: Vec<(Site, f64)> =
-            self.layers.iter().map(|(site, gated)| (site, gated.score())).collect();
-        let active = |score: f64| f64::from(u8::from(score >= self.config.threshold));
-        let share = scores.iter().map(|&(_, score)| active(score)).sum::<f64>() / scores.len() as f64;
-        let of_sites = scores.iter().flat_map(|&(site, score)| {
-            [Figure::at(site, "score", score), Figure::at(site, "active", active(score))]
-        });
-        of_sites.chain([Figure::of_all("active_share", share)]).collect()
+        let (mut figures, mut active_layers) = (Vec::new(), 0.0);
+        for (site, gated) in self.layers.iter() {
+            let active = f64::from(u8::from(gated.is_active(self.config.threshold)));
+            figures.extend([Figure::at(site, "score", gated.score()), Figure::at(site, "active", active)]);
+            active_layers += active;
+        }
+        figures.push(Figure::of_all("active_share", active_layers / self.layers.len() as f64));
+        figures
     }
 
     fn apart(&self) -> Apart {

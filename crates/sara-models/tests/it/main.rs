@@ -24,3 +24,5 @@ mod runs;
 mod schedule;
 #[cfg(feature = "flex")]
 mod training;
+#[cfg(all(feature = "flex", feature = "test-wgpu"))]
+mod wgpu;

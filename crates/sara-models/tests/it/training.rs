@@ -92,7 +92,7 @@ fn ten_steps_of_lora_are_those_of_peft() {
 }
 
 /// Six short texts of three classes.
-fn six_items() -> Dataset {
+pub(crate) fn six_items() -> Dataset {
     let item = |row: usize| Item {
         ids: vec![0, 5 + row as u32, 9, 2],
         types: vec![0; 4],

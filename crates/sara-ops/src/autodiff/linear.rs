@@ -1,4 +1,4 @@
-//! The nodes of the linear layer and the sum.
+//! The nodes of the linear layers and the sum.
 
 use std::sync::Arc;
 
@@ -43,14 +43,45 @@ impl<B: LayerOps, const N: usize> Backward<B, N> for Linear {
             grads.register::<B>(parent.id, B::fused_linear_weight_backward(x, grad.clone()));
         }
         if let (Some(parent), Some(weight)) = (of_x, weight) {
-            // What burn would add in a pass of its own. It asks for a node by a tensor of it, any tensor.
-            let asked =
-                Tracked::<B> { primitive: grad.clone(), rc: Arc::new(parent.id), node: parent.clone() };
-            let known = grads.remove::<B>(&asked);
-            drop(asked);
-            grads.register::<B>(parent.id, B::fused_linear_backward(weight, grad, known));
+            let parent = Tracked::<B> { primitive: grad, rc: Arc::new(parent.id), node: parent };
+            add_to::<B>(grads, parent, |grad, known| B::fused_linear_backward(weight, grad, known));
         }
     }
+}
+
+/// Parents: input and weight.
+#[derive(Debug)]
+pub(super) struct BlockLinear;
+
+impl<B: LayerOps> Backward<B, 2> for BlockLinear {
+    /// What the gradients need, and the number of blocks.
+    type State = (Kept<B>, usize);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (Kept { weight, x }, n_blocks) = ops.state;
+        let [of_x, of_weight] = ops.parents;
+        if let (Some(parent), Some(x)) = (of_weight, x) {
+            let of_weight = B::fused_block_linear_weight_backward(x, grad.clone(), n_blocks);
+            grads.register::<B>(parent.id, of_weight);
+        }
+        if let (Some(parent), Some(weight)) = (of_x, weight) {
+            let parent = Tracked::<B> { primitive: grad, rc: Arc::new(parent.id), node: parent };
+            add_to::<B>(grads, parent, |grad, known| B::fused_block_linear_backward(weight, grad, known));
+        }
+    }
+}
+
+/// Gives the node of `parent`, any tensor of it, its gradient, which is added to what is known of it: burn would do that
+/// in a pass of its own.
+fn add_to<B: LayerOps>(
+    grads: &mut Gradients,
+    parent: Tracked<B>,
+    backward: impl FnOnce(FloatTensor<B>, Option<FloatTensor<B>>) -> FloatTensor<B>,
+) {
+    let known = grads.remove::<B>(&parent);
+    let (id, grad) = (parent.node.id, parent.primitive);
+    grads.register::<B>(id, backward(grad, known));
 }
 
 /// Parents: both terms.

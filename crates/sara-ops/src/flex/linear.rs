@@ -13,7 +13,10 @@ use rayon::prelude::*;
 
 use super::{contiguous, tensor};
 use crate::buffer::transpose;
-use crate::linear::{ending_in, stock_linear, stock_linear_backward, stock_linear_weight_backward};
+use crate::linear::{
+    ending_in, stock_block_linear, stock_block_linear_backward, stock_block_linear_weight_backward, stock_linear,
+    stock_linear_backward, stock_linear_weight_backward,
+};
 use crate::strided::{self, Matrix, MatrixMut};
 
 /// Rows that are worth a thread of their own.
@@ -24,6 +27,8 @@ const WIDER: usize = 3;
 /// A product of so few rows and columns, or of so few columns, gemm sums in another order than a larger one.
 const SMALL: usize = 64;
 const NARROW: usize = 2;
+/// Rows of a piece of a product with a matrix of blocks.
+const BAND: usize = 512;
 /// Elements of a sum that one thread adds at a time, 64 KiB.
 const CHUNK: usize = 16 * 1024;
 
@@ -55,7 +60,80 @@ pub(super) fn weight_backward(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
         return stock_linear_weight_backward::<Flex>(x, grad);
     }
     let (x, grad) = (contiguous(x), contiguous(grad));
-    weight_gradient(matrix(&x), matrix(&grad))
+    let (x, grad) = (matrix(&x), matrix(&grad));
+    tensor(weight_gradient(x, grad), Shape::new([x.n_cols(), grad.n_cols()]))
+}
+
+pub(super) fn block_forward(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+    if !(fuses(&x) && fuses(&weight)) {
+        return stock_block_linear::<Flex>(x, weight);
+    }
+    let shape = x.layout().shape().clone();
+    let (x, weight) = (contiguous(x), contiguous(weight));
+    let (x, weight) = (matrix(&x), Blocks::new(&weight));
+    let [n, d_in, d_out] = weight.shape;
+    let operands = |rows, (column, _)| {
+        let i = column / d_out;
+        (x.rows(rows).columns((i * d_in, d_in)), weight.block(i))
+    };
+    let size = [x.n_rows(), n * d_out];
+    let values = strided::product_of(size, [BAND.min(x.n_rows()), d_out], operands, |_, _| {});
+    tensor(values, ending_in(shape, n * d_out))
+}
+
+pub(super) fn block_backward(weight: FlexTensor, grad: FlexTensor, known: Option<FlexTensor>) -> FlexTensor {
+    let all_fuse = [Some(&weight), Some(&grad), known.as_ref()].into_iter().flatten().all(fuses);
+    if !all_fuse {
+        return stock_block_linear_backward::<Flex>(weight, grad, known);
+    }
+    let shape = grad.layout().shape().clone();
+    let (weight, grad) = (contiguous(weight), contiguous(grad));
+    let (weight, grad) = (Blocks::new(&weight), matrix(&grad));
+    let [n, d_in, d_out] = weight.shape;
+    let operands = |rows, (column, _)| {
+        let i = column / d_in;
+        (grad.rows(rows).columns((i * d_out, d_out)), weight.block(i).transposed())
+    };
+    let (size, block) = ([grad.n_rows(), n * d_in], [BAND.min(grad.n_rows()), d_in]);
+    if let Some(known) = known {
+        let mut of_x = contiguous(known);
+        strided::add_product_of(of_x.storage_mut::<f32>(), size, block, operands);
+        return of_x;
+    }
+    let values = strided::product_of(size, block, operands, |_, _| {});
+    tensor(values, ending_in(shape, n * d_in))
+}
+
+pub(super) fn block_weight_backward(x: FlexTensor, grad: FlexTensor, n: usize) -> FlexTensor {
+    if !(fuses(&x) && fuses(&grad)) {
+        return stock_block_linear_weight_backward::<Flex>(x, grad, n);
+    }
+    let (x, grad) = (contiguous(x), contiguous(grad));
+    let (x, grad) = (matrix(&x), matrix(&grad));
+    let (d_in, d_out) = (x.n_cols() / n, grad.n_cols() / n);
+    let of_block = |i: usize| weight_gradient(x.columns((i * d_in, d_in)), grad.columns((i * d_out, d_out)));
+    let blocks: Vec<_> = (0..n).into_par_iter().map(of_block).collect();
+    tensor(blocks.concat(), Shape::new([n, d_in, d_out]))
+}
+
+/// Matrices one after another.
+struct Blocks<'a> {
+    values: &'a [f32],
+    /// Their number, rows and columns.
+    shape: [usize; 3],
+}
+
+impl<'a> Blocks<'a> {
+    /// A contiguous tensor `[n, rows, columns]`.
+    fn new(tensor: &'a FlexTensor) -> Self {
+        let shape = tensor.layout().shape();
+        Self { values: tensor.storage::<f32>(), shape: [shape[0], shape[1], shape[2]] }
+    }
+
+    fn block(&self, i: usize) -> Matrix<'a> {
+        let [_, rows, columns] = self.shape;
+        Matrix::new(&self.values[i * rows * columns..], rows, columns, columns)
+    }
 }
 
 pub(super) fn sum(a: FlexTensor, b: FlexTensor) -> FlexTensor {
@@ -131,15 +209,14 @@ fn add(mut sum: FlexTensor, term: &FlexTensor) -> FlexTensor {
 }
 
 /// `xᵀ grad`; nothing is empty.
-fn weight_gradient(x: Matrix<'_>, grad: Matrix<'_>) -> FlexTensor {
+fn weight_gradient(x: Matrix<'_>, grad: Matrix<'_>) -> Vec<f32> {
     let (d_in, d_out) = (x.n_cols(), grad.n_cols());
-    let gradient = if d_in < d_out {
+    if d_in < d_out {
         let transposed = by_rows(grad, x);
         transpose(d_out, d_in, |i| transposed[i])
     } else {
         by_rows(x, grad)
-    };
-    tensor(gradient, Shape::new([d_in, d_out]))
+    }
 }
 
 /// `tallᵀ wide`, a panel of its rows at a time, of which it should have more than columns.

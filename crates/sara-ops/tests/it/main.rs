@@ -52,6 +52,11 @@ enum Op {
         d_out: usize,
     },
     Quantize,
+    /// Two linear layers of so many blocks on one input, and their sum.
+    Blocks {
+        n: usize,
+        d_out: usize,
+    },
 }
 
 /// An operation on tensors of one shape, attention's queries apart, its inputs drawn from a seed.
@@ -81,6 +86,7 @@ impl Case {
             Op::Linear { d_out, bias: false } => vec![n, d * d_out],
             Op::Fork { d_out } => vec![n, d * d_out, d * d_out],
             Op::Quantize => vec![n, 4],
+            Op::Blocks { d_out, .. } => vec![n, d * d_out, d * d_out],
         };
         let inputs: Vec<_> = sizes.into_iter().enumerate().map(|(i, n)| noise(i as u64, n)).collect();
         Self { op, shape, mask: None, tracked: vec![true; inputs.len()], inputs }
@@ -124,6 +130,12 @@ impl Case {
             Op::Quantize => {
                 let step = Tensor::from_data([STEP], (&x[0].device(), x[0].dtype()));
                 ops::quantize(cube(0), step, x[1].clone())
+            }
+            Op::Blocks { n, d_out } => {
+                let x0 = cube(0);
+                let weight = |i: usize| x[i].clone().reshape([n, self.shape[2] / n, d_out]);
+                let [a, b] = [1, 2].map(|i| ops::block_linear(x0.clone(), weight(i)));
+                ops::add(a, b)
             }
         }
     }
@@ -183,6 +195,11 @@ impl Case {
                 });
                 finer.fold(cube(0) + (coarse - cube(0)).detach(), |sum, part| sum + part)
             }
+            Op::Blocks { n, d_out } => {
+                let slices = cube(0).reshape([batch * seq, n, d / n, 1]);
+                let terms = slices * (x[1].clone() + x[2].clone()).reshape([1, n, d / n, d_out]);
+                terms.sum_dim(2).reshape([batch, seq, n * d_out])
+            }
         }
     }
 
@@ -236,6 +253,7 @@ fn attention(n_heads: usize, shape: [usize; 3]) -> Case {
 /// Odd sizes, one position, more than a chunk, a block of queries and a piece of rows, padding at the end and inside.
 fn cases() -> Vec<Case> {
     let linear = |d_out, bias, shape| Case::new(Op::Linear { d_out, bias }, shape);
+    let blocks = |n, d_out, shape| Case::new(Op::Blocks { n, d_out }, shape);
     let fork = |d_out, shape| Case::new(Op::Fork { d_out }, shape);
     vec![
         Case::new(Op::Gelu, [1, 1, 1]),
@@ -255,6 +273,11 @@ fn cases() -> Vec<Case> {
         linear(150, false, [2, 70, 20]),
         linear(8, false, [2, 70, 140]),
         linear(300, true, [2, 150, 20]),
+        blocks(1, 5, [2, 7, 13]),
+        blocks(3, 2, [2, 7, 15]),
+        blocks(5, 8, [2, 7, 15]),
+        blocks(2, 1, [3, 250, 140]),
+        blocks(4, 150, [1, 70, 40]),
         fork(5, [2, 7, 13]),
         fork(1, [1, 1, 3]),
         fork(40, [2, 150, 130]),
@@ -327,6 +350,7 @@ fn gradients_equal_finite_differences() {
         Case::new(Op::LayerNorm, [1, 2, 5]),
         Case::new(Op::Linear { d_out: 3, bias: true }, [1, 2, 5]),
         Case::new(Op::Fork { d_out: 3 }, [1, 2, 5]),
+        Case::new(Op::Blocks { n: 2, d_out: 3 }, [1, 2, 4]),
         attention(2, [2, 3, 4]),
         attention(2, [2, 3, 4]).masked(|row, key| key != row),
         Case::new(Op::Attention { n_heads: 2, n_queries: 1 }, [2, 3, 4]),

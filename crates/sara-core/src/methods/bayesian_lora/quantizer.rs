@@ -217,6 +217,14 @@ mod tests {
     }
 
     #[test]
+    fn the_step_is_a_third_of_the_range_or_two() {
+        let step = |range: [f32; 2]| host(step_of(Tensor::<Flex, 1>::from_floats(range, &FlexDevice)))[0];
+        for (range, expected) in [([1.0, 3.0], 1.0), ([-1.0, 3.0], 2.0), ([-6.0, 3.0], 2.0), ([-3.0, -1.0], 2.0)] {
+            assert!((step(range) - expected).abs() < 1e-6, "{range:?}: {}", step(range));
+        }
+    }
+
+    #[test]
     fn bits_follow_the_gates() {
         let with = |logits: [f32; 4]| {
             let gates = Param::from_tensor(Tensor::<Flex, 1>::from_floats(logits, &FlexDevice));
