@@ -1,16 +1,18 @@
-//! Pictures of a run as SVG: loss over steps, ranks by site, spectra.
+//! Pictures of a run as SVG: loss over steps, ranks by site, use of experts, spectra.
 //!
 //! Written by hand because the pictures are few and plain: text needs no font here, only where it is shown.
 
 mod canvas;
 mod loss;
 mod ranks;
+mod shares;
 mod spectra;
 
 use std::path::Path;
 
 pub use loss::{Curves, Metric, Point, loss};
 pub use ranks::{SiteRank, ranks};
+pub use shares::{SiteShares, shares};
 pub use spectra::{SiteSpectrum, spectra};
 
 use sara_core::store::write_file;
@@ -31,6 +33,14 @@ pub fn loss_svg(path: &Path, curves: &Curves<'_>) -> Result<()> {
 /// [`Error::Core`](crate::Error::Core) if the file cannot be written.
 pub fn ranks_svg(path: &Path, sites: &[SiteRank<'_>]) -> Result<()> {
     Ok(write_file(path, ranks(sites).as_bytes())?)
+}
+
+/// Writes the picture that [`shares()`] draws.
+///
+/// # Errors
+/// [`Error::Core`](crate::Error::Core) if the file cannot be written.
+pub fn shares_svg(path: &Path, sites: &[SiteShares]) -> Result<()> {
+    Ok(write_file(path, shares(sites).as_bytes())?)
 }
 
 /// Writes the picture that [`spectra()`] draws.

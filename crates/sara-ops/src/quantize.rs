@@ -93,10 +93,7 @@ fn parts<B: Backend>(x: Tensor<B, 1>, step: Tensor<B, 1>) -> [Tensor<B, 1>; DOUB
 }
 
 /// What stands behind each gate: the part and, behind their own gates, all finer ones.
-fn behind<B: Backend>(
-    parts: [Tensor<B, 1>; DOUBLINGS],
-    open: &Tensor<B, 1>,
-) -> [Tensor<B, 1>; DOUBLINGS] {
+fn behind<B: Backend>(parts: [Tensor<B, 1>; DOUBLINGS], open: &Tensor<B, 1>) -> [Tensor<B, 1>; DOUBLINGS] {
     let mut behind = parts;
     for i in (0..DOUBLINGS - 1).rev() {
         behind[i] = behind[i].clone() + behind[i + 1].clone() * gate(open, i + 1);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::encoder::head::Head;
 use crate::error::{Error, Result};
-use crate::plot::{Curves, Metric, Point, SiteRank, loss_svg, ranks_svg};
+use crate::plot::{Curves, Metric, Point, SiteRank, SiteShares, loss_svg, ranks_svg, shares_svg};
 use crate::run::Summary;
 use crate::train::metrics::Metrics;
 use crate::train::{Best, EvaluationRecord, Journal, Snapshot, StepRecord, Trained};
@@ -204,8 +204,27 @@ impl RunDir {
             .zip(&roles)
             .map(|((site, name, rank), role)| SiteRank { name, layer: site.layer, role, rank: *rank })
             .collect();
-        ranks_svg(&self.path.join("ranks.svg"), &sites)
+        ranks_svg(&self.path.join("ranks.svg"), &sites)?;
+        let shares = records.iter().rev().find_map(|record| record["figures"].as_array());
+        let shares = shares.map_or_else(Vec::new, |figures| use_of_experts(figures));
+        if !shares.is_empty() {
+            shares_svg(&self.path.join("router.svg"), &shares)?;
+        }
+        Ok(())
     }
+}
+
+/// The shares of each site's experts among the figures of an evaluation.
+fn use_of_experts(figures: &[serde_json::Value]) -> Vec<SiteShares> {
+    let mut sites: Vec<SiteShares> = Vec::new();
+    for figure in figures.iter().filter(|figure| figure["name"] == "expert_use") {
+        let (Some(name), Some(share)) = (figure["site"].as_str(), figure["value"].as_f64()) else { continue };
+        match sites.last_mut() {
+            Some(site) if site.name == name => site.shares.push(share),
+            _ => sites.push(SiteShares { name: name.to_owned(), shares: vec![share] }),
+        }
+    }
+    sites
 }
 
 fn read_snapshot(dir: &Path) -> Result<Snapshot> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use sara_core::MethodConfig;
 use serde_json::Value;
 
 use super::command::Workplace;
@@ -47,6 +48,8 @@ fn mo_sara_keeps_what_is_frozen_apart() {
     assert_eq!(inspected["frozen_bytes"], size("frozen.safetensors"));
     let use_of_experts = std::fs::read_to_string(place.path("run/metrics.jsonl")).unwrap();
     assert!(use_of_experts.contains("expert_use"), "{use_of_experts}");
+    let picture = std::fs::read_to_string(place.path("run/router.svg")).unwrap();
+    assert!(picture.contains("layers.0-query, expert 5: ") && picture.contains("layers.3-value, expert 1: "));
 
     // Without it the same logits, from the base; beside another base an error.
     let before = logits(&place, "run/adapter");
@@ -188,4 +191,25 @@ fn what_cannot_be_is_refused_before_anything_is_written() {
     }
     let args = ["train", "--config", "run.toml", "method={lorta={}}", "targets=[\"intermediate.dense\"]"];
     refused(&place, &args, &["128 -> 512", "target layers of the attention"]);
+}
+
+/// The demo is to show what a method is worth: each more than the head alone, and LoRA not at the end of the scale.
+#[test]
+fn the_demo_tells_the_methods_apart() {
+    let place = Workplace::of_assets(1, 1);
+    let done = place.sara_ok(&["demo", "--out", "demo", "--device", "cpu", "--json"]);
+    let report: Value = serde_json::from_str(&done.stdout).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    let of = |name: &str, key: &str| {
+        let row = rows.iter().find(|row| row["method"] == name);
+        row.unwrap_or_else(|| panic!("no row for {name}"))[key].as_f64().unwrap()
+    };
+    assert_eq!(rows.len(), 1 + MethodConfig::NAMES.len());
+    let head = of("head only", "accuracy");
+    for name in MethodConfig::NAMES {
+        assert!(of(name, "accuracy") > head, "{name}: {}, the head alone {head}", of(name, "accuracy"));
+        assert!(of(name, "stored_bytes") > 4.0 * of(name, "trainable").min(20_000.0));
+    }
+    assert!(of("lora", "accuracy") < 0.97);
+    assert!(place.path("demo/runs/sara/adapter/adapter.safetensors").exists());
 }

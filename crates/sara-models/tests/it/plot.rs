@@ -2,7 +2,8 @@
 
 use sara_models::Error;
 use sara_models::plot::{
-    Curves, Metric, Point, SiteRank, SiteSpectrum, loss, loss_svg, ranks, ranks_svg, spectra, spectra_svg,
+    Curves, Metric, Point, SiteRank, SiteShares, SiteSpectrum, loss, loss_svg, ranks, ranks_svg, shares,
+    spectra, spectra_svg,
 };
 
 /// Two boxes of text may touch by this many pixels: the estimate of a width is on the safe side.
@@ -246,6 +247,34 @@ fn spectra_of_any_shape_are_pictures() {
         check(&svg);
         assert_eq!(svg.matches("<circle").count(), sites.len());
         assert_eq!(svg.matches("<polyline").count(), sites.len());
+    }
+}
+
+#[test]
+fn shares_fill_the_bar_of_their_site() {
+    for (sites, experts) in [(0, 0), (1, 2), (24, 5), (72, 3), (500, 40)] {
+        let total = (experts * (experts + 1) / 2) as f64;
+        let site = |i: usize| SiteShares {
+            name: format!("layers.{i}-query"),
+            shares: (1..=experts).map(|expert| expert as f64 / total).collect(),
+        };
+        let sites: Vec<_> = (0..sites).map(site).collect();
+        let svg = shares(&sites);
+        check(&svg);
+        let bars: Vec<_> = svg.lines().filter(|line| line.contains("rx=\"2\"")).collect();
+        assert_eq!(bars.len(), sites.len() * experts);
+        for (at, bar) in bars.iter().enumerate() {
+            let expert = at % experts;
+            let percent = 100.0 * (expert + 1) as f64 / total;
+            assert!(bar.contains(&format!(
+                "layers.{}-query, expert {}: {percent:.1} %",
+                at / experts,
+                expert + 1
+            )));
+            let (first, last) = (bars[at - expert], bars[at - expert + experts - 1]);
+            let whole = number(last, "x") + number(last, "width") - number(first, "x");
+            assert!((number(bar, "width") / whole - percent / 100.0).abs() < 2e-3, "{bar}");
+        }
     }
 }
 

@@ -26,7 +26,9 @@ const OPEN: f32 = 40.0;
 fn configuration(method: &str) -> Value {
     match method {
         "mo_sara" => json!({"share": 0.5}),
-        "adalora" => json!({"initial_rank": 4, "target_rank": 2, "initial_steps": 2, "final_steps": 2, "interval": 2}),
+        "adalora" => {
+            json!({"initial_rank": 4, "target_rank": 2, "initial_steps": 2, "final_steps": 2, "interval": 2})
+        }
         "prilora" => json!({"first_rank": 2, "last_rank": 4, "prune_every": 3}),
         "lorta" => json!({"rank": 4}),
         _ => json!({}),
@@ -44,7 +46,8 @@ fn ten_steps_of_every_method_are_those_of_the_cpu() {
         for (step, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
             assert!((cpu - gpu).abs() < LOSS * cpu, "{name}, step {step}: {gpu}, on the CPU {cpu}");
         }
-        let moved = cpu.iter().zip(&alone).map(|(cpu, alone)| (cpu - alone).abs() / alone).fold(0.0, f64::max);
+        let moved =
+            cpu.iter().zip(&alone).map(|(cpu, alone)| (cpu - alone).abs() / alone).fold(0.0, f64::max);
         assert!(moved > MOVED, "{name} changes the losses of the head alone by {moved}");
     }
 }

@@ -14,8 +14,8 @@ use rayon::prelude::*;
 use super::{contiguous, tensor};
 use crate::buffer::transpose;
 use crate::linear::{
-    ending_in, stock_block_linear, stock_block_linear_backward, stock_block_linear_weight_backward, stock_linear,
-    stock_linear_backward, stock_linear_weight_backward,
+    ending_in, stock_block_linear, stock_block_linear_backward, stock_block_linear_weight_backward,
+    stock_linear, stock_linear_backward, stock_linear_weight_backward,
 };
 use crate::strided::{self, Matrix, MatrixMut};
 

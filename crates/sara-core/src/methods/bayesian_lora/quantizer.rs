@@ -1,9 +1,9 @@
 //! A quantiser whose number of bits is learned: 2, 4, 8, 16 or 32, each doubling behind a gate.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, TensorData};
 use burn::tensor::activation::sigmoid;
 use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
 use sara_ops::quantize::DOUBLINGS;
 use sara_ops::{self as ops, LayerOps};
 
@@ -36,10 +36,7 @@ pub(super) struct Quantizer<B: Backend> {
 impl<B: Backend> Quantizer<B> {
     /// One that has seen nothing.
     pub(super) fn new(device: &B::Device) -> Self {
-        Self {
-            gates: logits(GATES, START, device),
-            range: state(Tensor::from_floats([0.0; 2], device)),
-        }
+        Self { gates: logits(GATES, START, device), range: state(Tensor::from_floats([0.0; 2], device)) }
     }
 
     /// One that has seen `x`.
@@ -219,7 +216,9 @@ mod tests {
     #[test]
     fn the_step_is_a_third_of_the_range_or_two() {
         let step = |range: [f32; 2]| host(step_of(Tensor::<Flex, 1>::from_floats(range, &FlexDevice)))[0];
-        for (range, expected) in [([1.0, 3.0], 1.0), ([-1.0, 3.0], 2.0), ([-6.0, 3.0], 2.0), ([-3.0, -1.0], 2.0)] {
+        for (range, expected) in
+            [([1.0, 3.0], 1.0), ([-1.0, 3.0], 2.0), ([-6.0, 3.0], 2.0), ([-3.0, -1.0], 2.0)]
+        {
             assert!((step(range) - expected).abs() < 1e-6, "{range:?}: {}", step(range));
         }
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{bail, ensure};
 use burn_autodiff::Autodiff;
 use clap::Args;
-use sara_core::methods::{adalora::AdaloraConfig, lora::LoraConfig, sara::SaraConfig};
+use sara_core::methods::lora::LoraConfig;
 use sara_core::store::{replace_dir, write_file};
 use sara_core::{AnyAdapter, MethodConfig, Seed, Targets};
 use sara_models::classify::{Classify, classify};
@@ -39,9 +39,8 @@ const FILES: [(&str, &[u8]); 6] = [
 ];
 /// Marks a directory that a later demo may replace.
 const MARK: &str = "made-by-sara-demo";
-/// The shares of SARA in the table, and the one whose adapter is handed over.
-const SHARES: [f64; 3] = [0.05, 0.1, 0.2];
-const SHOWN_SHARE: f64 = 0.1;
+/// Whose ranks are shown, and whose adapter is handed over.
+const SHOWN: &str = "sara";
 
 #[derive(Serialize)]
 struct Report {
@@ -55,6 +54,7 @@ struct Row {
     method: String,
     trainable: usize,
     accuracy: f64,
+    stored_bytes: u64,
     elapsed_ms: f64,
 }
 
@@ -68,12 +68,14 @@ impl Demo {
         ));
         console.say("task        who acts, the larger or the smaller animal, and did it? (4 classes)");
         let report = dispatch(device.unwrap_or_default(), console, DemoJob { out: &self.out, console })?;
-        let heading = ["method", "trainable", "accuracy", "seconds"].map(str::to_owned).to_vec();
+        let heading =
+            ["method", "trainable", "accuracy", "stored bytes", "seconds"].map(str::to_owned).to_vec();
         let row = |row: &Row| {
             vec![
                 row.method.clone(),
                 count(row.trainable),
                 format!("{:.3}", row.accuracy),
+                count(row.stored_bytes as usize),
                 format!("{:.1}", row.elapsed_ms / 1e3),
             ]
         };
@@ -81,7 +83,7 @@ impl Demo {
             "\n{}",
             table(&std::iter::once(heading).chain(report.rows.iter().map(row)).collect::<Vec<_>>())
         ));
-        console.say("\ntrainable counts the adapter; each row trains the same head of 17,028 besides");
+        console.say("\ntrainable counts the adapter; each row trains, and stores, a head of 17,028 besides");
         let (out, adapter) = (self.out.display(), report.adapter.display());
         console.say(format!("adapter     {adapter}"));
         console.say(format!("for PEFT    {}", report.peft.display()));
@@ -130,49 +132,44 @@ impl Job for DemoJob<'_> {
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Report> {
         let Self { out, console } = self;
-        let quiet = console.quiet();
-        let lora = MethodConfig::Lora(LoraConfig::default());
-        let mut run = Run {
-            model: out.join("model"),
-            targets: Some(Targets::AllLinear),
-            data: Data { train: out.join("train.jsonl"), valid: out.join("valid.jsonl"), ..Data::default() },
-            optimizer: OptimizerConfig {
-                learning_rate: Some(2e-3),
-                batch_size: 32,
-                epochs: Some(5),
-                ..OptimizerConfig::default()
-            },
-            ..Run::default()
+        let prepare = |method: &MethodConfig| {
+            let mut run = Run {
+                model: out.join("model"),
+                output: out.join("runs").join(method.name()),
+                targets: Some(Targets::Named(vec!["query".into(), "value".into()])),
+                data: Data {
+                    train: out.join("train.jsonl"),
+                    valid: out.join("valid.jsonl"),
+                    ..Data::default()
+                },
+                optimizer: OptimizerConfig { batch_size: 32, epochs: Some(5), ..OptimizerConfig::default() },
+                ..Run::default()
+            };
+            run.set_method(method)?;
+            anyhow::Ok(Prepared::new(run)?)
         };
-        run.set_method(&lora)?;
-        let mut prepared = Prepared::new(run)?;
-        let mut rows = vec![head_only::<B>(&prepared, device)?];
+        let mut rows = vec![head_only::<B>(&prepare(&MethodConfig::Lora(LoraConfig::default()))?, device)?];
         console.say(finished(&rows[0]));
-        let sara = |share| MethodConfig::Sara(SaraConfig { share, ..SaraConfig::default() });
-        let mut methods = vec![("lora".to_owned(), lora)];
-        methods.extend(SHARES.map(|share| (format!("sara {share}"), sara(share))));
-        methods.push(("adalora".to_owned(), MethodConfig::Adalora(AdaloraConfig::default())));
-        for (name, method) in methods {
+        for method in MethodConfig::all() {
             let started = Instant::now();
-            prepared.run.output = out.join("runs").join(name.replace(' ', "-"));
-            prepared.run.set_method(&method)?;
-            prepared.method = method;
+            let prepared = prepare(&method)?;
             let start = prepared.start::<B>(device)?;
-            if prepared.method == sara(SHOWN_SHARE) {
-                console.say(format!(
-                    "\nshare {SHOWN_SHARE} of the sum of singular values is reached at\n{}\n",
-                    show_plan(&start.plan)
-                ));
+            if method.name() == SHOWN {
+                console.say(format!("\nranks of {SHOWN}\n{}\n", show_plan(&start.plan)));
             }
-            let ended = prepared.execute::<B>(start, Mode::default(), &mut Shown::new(quiet), device)?;
+            let mut shown = Shown::new(console.quiet());
+            let ended = prepared.execute::<B>(start, Mode::default(), &mut shown, device)?;
             let Ended::Finished(summary) = ended else { bail!("the demo was stopped") };
-            let accuracy = summary.last.as_ref().and_then(|last| last.value("accuracy")).unwrap_or(f64::NAN);
-            let trainable = summary.trainable;
-            let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
-            rows.push(Row { method: name, trainable, accuracy, elapsed_ms });
+            rows.push(Row {
+                method: method.name().to_owned(),
+                trainable: summary.trainable,
+                accuracy: summary.last.as_ref().and_then(|last| last.value("accuracy")).unwrap_or(f64::NAN),
+                stored_bytes: summary.stored_bytes,
+                elapsed_ms: started.elapsed().as_secs_f64() * 1e3,
+            });
             console.say(rows.last().map(finished).unwrap_or_default());
         }
-        let shown = out.join("runs").join(format!("sara-{SHOWN_SHARE}"));
+        let shown = out.join("runs").join(SHOWN);
         Ok(Report { rows, adapter: shown.join("adapter"), peft: shown.join("peft") })
     }
 }
@@ -193,5 +190,5 @@ fn head_only<B: Compute>(prepared: &Prepared, device: &B::Device) -> anyhow::Res
     let outcome = classify(&task, trained, None, &mut ())?;
     let accuracy = outcome.last.and_then(|metrics| metrics.value("accuracy")).unwrap_or(f64::NAN);
     let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
-    Ok(Row { method: "head only".to_owned(), trainable: 0, accuracy, elapsed_ms })
+    Ok(Row { method: "head only".to_owned(), trainable: 0, accuracy, stored_bytes: 0, elapsed_ms })
 }
