@@ -43,6 +43,7 @@ def arguments():
     parser.add_argument("--intermediate", type=int, default=3072)
     parser.add_argument("--seq", type=int, default=128)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--device", default="cpu", help="where --bench runs")
     return parser.parse_args()
 
 
@@ -67,6 +68,8 @@ class Loop:
         self.model(**inputs).loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
+        if self.parameters[0].is_cuda:
+            torch.cuda.synchronize()
         self.step_ms.append(1000 * (time.perf_counter() - start))
         self.scheduler.step()
         self.optimizer.zero_grad()
@@ -86,12 +89,13 @@ def bench(options):
             vocab_size=50265, max_position_embeddings=max(514, options.seq + 2), type_vocab_size=1, layer_norm_eps=1e-5, num_labels=2, **NO_DROPOUT,
         )  # fmt: skip
         base = AutoModelForSequenceClassification.from_config(config)
-    model = adapted(base)
+    model = adapted(base).to(options.device)
     loop = Loop(model, options.learning_rate, options.steps)
     start = time.perf_counter()
     for _ in range(options.steps):
-        ids = torch.randint(5, base.config.vocab_size, (options.batch, options.seq))
-        loop.step({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.randint(0, 2, (options.batch,))})
+        ids = torch.randint(5, base.config.vocab_size, (options.batch, options.seq), device=options.device)
+        labels = torch.randint(0, 2, (options.batch,), device=options.device)
+        loop.step({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
     report(loop, None, time.perf_counter() - start)
 
 
