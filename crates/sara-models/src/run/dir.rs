@@ -218,10 +218,12 @@ impl RunDir {
 fn use_of_experts(figures: &[serde_json::Value]) -> Vec<SiteShares> {
     let mut sites: Vec<SiteShares> = Vec::new();
     for figure in figures.iter().filter(|figure| figure["name"] == "expert_use") {
-        let (Some(name), Some(share)) = (figure["site"].as_str(), figure["value"].as_f64()) else { continue };
+        let site = sara_core::Site::deserialize(&figure["site"]);
+        let (Ok(site), Some(share)) = (site, figure["value"].as_f64()) else { continue };
+        let name = site.to_string();
         match sites.last_mut() {
             Some(site) if site.name == name => site.shares.push(share),
-            _ => sites.push(SiteShares { name: name.to_owned(), shares: vec![share] }),
+            _ => sites.push(SiteShares { name, shares: vec![share] }),
         }
     }
     sites
