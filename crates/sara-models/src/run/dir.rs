@@ -220,7 +220,7 @@ fn use_of_experts(figures: &[serde_json::Value]) -> Vec<SiteShares> {
     for figure in figures.iter().filter(|figure| figure["name"] == "expert_use") {
         let site = sara_core::Site::deserialize(&figure["site"]);
         let (Ok(site), Some(share)) = (site, figure["value"].as_f64()) else { continue };
-        let name = site.to_string();
+        let name = format!("layers.{site}");
         match sites.last_mut() {
             Some(site) if site.name == name => site.shares.push(share),
             _ => sites.push(SiteShares { name, shares: vec![share] }),
