@@ -20,7 +20,7 @@ const DIRECTION: [(&str, &[&str]); 5] = [
 ];
 
 /// The features that compile every backend into every crate.
-const EVERY_BACKEND: &str = "sara-models/ndarray,sara-models/wgpu,sara-models/test-wgpu,sara-models/cuda,sara-core/ndarray,sara-core/wgpu,sara-bench/wgpu,sara-bench/cuda";
+const EVERY_BACKEND: &str = "sara-models/ndarray,sara-models/wgpu,sara-models/cuda,sara-core/ndarray,sara-core/wgpu,sara-bench/wgpu,sara-bench/cuda";
 
 /// One profile for everything, so that dependencies are compiled once.
 pub(crate) fn validate(root: &Path) -> Result<()> {

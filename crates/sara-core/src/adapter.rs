@@ -36,6 +36,9 @@ pub struct Figure {
 }
 
 impl Figure {
+    /// The name of the share of the tokens that goes to an expert: one figure for each, in their order.
+    pub const EXPERT_USE: &str = "expert_use";
+
     /// A figure of one site.
     pub fn at(site: Site, name: &'static str, value: f64) -> Self {
         Self { site: Some(site), name, value }

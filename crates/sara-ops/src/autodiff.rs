@@ -24,10 +24,7 @@ impl<B: LayerOps, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         bias: Option<FloatTensor<Self>>,
     ) -> FloatTensor<Self> {
-        let kept = Kept::<B> {
-            weight: x.is_tracked().then(|| weight.primitive.clone()),
-            x: weight.is_tracked().then(|| x.primitive.clone()),
-        };
+        let kept = Kept::wanted(&x, &weight);
         let [x_node, weight_node] = [x.node.clone(), weight.node.clone()];
         if let Some(bias) = bias {
             let op = Linear.prepare::<C>([x_node, weight_node, bias.node.clone()]).compute_bound().stateful();
@@ -38,11 +35,7 @@ impl<B: LayerOps, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
     }
 
     fn fused_block_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let kept = Kept::<B> {
-            weight: x.is_tracked().then(|| weight.primitive.clone()),
-            x: weight.is_tracked().then(|| x.primitive.clone()),
-        };
-        let n_blocks = weight.primitive.shape()[0];
+        let (kept, n_blocks) = (Kept::wanted(&x, &weight), weight.primitive.shape()[0]);
         let nodes = [x.node.clone(), weight.node.clone()];
         let op = BlockLinear.prepare::<C>(nodes).compute_bound().stateful();
         finish(op, (kept, n_blocks), B::fused_block_linear(x.primitive, weight.primitive))

@@ -54,18 +54,11 @@ pub(crate) fn stock_open_backward<B: Backend>(
 ) -> FloatTensor<B> {
     let (open, grad) = (tensor::<B, 1>(open), flat::<B>(grad));
     let [_, finer @ ..] = parts(flat::<B>(x), tensor(step));
-    let sums = behind(finer, &open).map(|part| (part * grad.clone()).sum_dim(0));
-    let mut before: Option<Tensor<B, 1>> = None;
-    let mut slopes = Vec::with_capacity(DOUBLINGS);
-    for (i, sum) in sums.into_iter().enumerate() {
-        slopes.push(match &before {
-            Some(before) => sum * before.clone(),
-            None => sum,
-        });
-        before = Some(match before {
-            Some(before) => before * gate(&open, i),
-            None => gate(&open, i),
-        });
+    let [first, rest @ ..] = behind(finer, &open).map(|part| (part * grad.clone()).sum_dim(0));
+    let (mut slopes, mut before) = (vec![first], gate(&open, 0));
+    for (i, sum) in (1..).zip(rest) {
+        slopes.push(sum * before.clone());
+        before = before * gate(&open, i);
     }
     primitive(Tensor::cat(slopes, 0))
 }

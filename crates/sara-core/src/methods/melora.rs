@@ -13,7 +13,8 @@
 //! `down_i` uniform in `±1 / sqrt(d_in / minis)`, `up_i = 0`: the adapted model equals the backbone.
 //!
 //! # Differences from the paper
-//! Of an input that `minis` does not divide the authors' code drops the last features; here that is an error. All minis have one rank.
+//! Of an input that `minis` does not divide the authors' code drops the last features; here that is an error. All minis
+//! have one rank.
 //!
 //! # Source
 //! Ren et al., 2024, arXiv:2402.17263, and the authors' code.

@@ -121,7 +121,7 @@ struct Router<B: Backend> {
 }
 
 /// What a pass records: of each expert the sum of its weights over the tokens.
-const USE: &str = "expert_use";
+const USE: &str = Figure::EXPERT_USE;
 
 impl Method for MoSaraConfig {
     type Adapter<B: LayerOps> = MoSara<B>;

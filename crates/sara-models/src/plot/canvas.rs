@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 /// Width of every picture.
 pub(super) const WIDTH: f64 = 800.0;
+/// Numbers in smaller type than this are left out.
+pub(super) const SMALLEST_TYPE: f64 = 7.0;
 pub(super) const INK: &str = "#1f2933";
 pub(super) const MUTED: &str = "#52606d";
 const GRID: &str = "#e4e7eb";
@@ -240,6 +242,13 @@ pub(super) fn shade(position: f64) -> String {
         (from + (to - from) * (scaled - lower as f64)).round() as u8
     });
     format!("#{r:02x}{g:02x}{b:02x}")
+}
+
+/// The colour of a number on [`shade`] of this position.
+pub(super) fn ink_on(position: f64) -> &'static str {
+    /// Dark colours of the scale, from here on, carry white numbers.
+    const DARK: f64 = 0.55;
+    if position > DARK { "#ffffff" } else { INK }
 }
 
 /// About how wide a text is; letters of a plain sans-serif face are seldom wider on average.

@@ -1,6 +1,6 @@
 //! Rank by layer and role.
 
-use super::canvas::{Anchor, Canvas, INK, MUTED, WIDTH, shade, text_width};
+use super::canvas::{Anchor, Canvas, INK, MUTED, SMALLEST_TYPE, WIDTH, ink_on, shade, text_width};
 use super::distinct;
 
 const TOP: f64 = 84.0;
@@ -9,10 +9,6 @@ const LARGEST_CELL: f64 = 54.0;
 const MOST_ROWS_HEIGHT: f64 = 340.0;
 /// Room at the right for the scale of colours.
 const RIGHT: f64 = WIDTH - 96.0;
-/// Numbers in smaller type than this are left out.
-const SMALLEST_TYPE: f64 = 7.0;
-/// Dark colours of the scale, from here on, carry white numbers.
-const DARK: f64 = 0.55;
 const NO_ADAPTER: &str = "#f1f3f5";
 
 /// The rank of one adapted site.
@@ -60,7 +56,7 @@ pub fn ranks(sites: &[SiteRank<'_>]) -> String {
         let name = format!("{}: rank {}", site.name, site.rank);
         canvas.cell(x + 0.5, y + 0.5, width - 1.0, height - 1.0, &shade(position), &name);
         if type_size >= SMALLEST_TYPE {
-            let fill = if position > DARK { "#ffffff" } else { INK };
+            let fill = ink_on(position);
             let baseline = y + height / 2.0 + 0.36 * type_size;
             canvas.text(x + width / 2.0, baseline, type_size, Anchor::Middle, fill, &site.rank.to_string());
         }

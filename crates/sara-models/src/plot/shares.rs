@@ -1,15 +1,12 @@
 //! How each site's tokens are shared out.
 
-use super::canvas::{Anchor, Canvas, INK, MUTED, WIDTH, shade, text_width};
+use super::canvas::{Anchor, Canvas, INK, MUTED, SMALLEST_TYPE, WIDTH, ink_on, shade, text_width};
 
 const TOP: f64 = 84.0;
 const RIGHT: f64 = WIDTH - 24.0;
 /// Bars are not higher than this, however few there are.
 const HIGHEST: f64 = 24.0;
 const ALL_BARS: f64 = 620.0;
-const SMALLEST_TYPE: f64 = 7.0;
-/// Dark colours of the scale, from here on, carry white numbers.
-const DARK: f64 = 0.55;
 
 /// The shares of one site, which sum to 1.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,7 +57,7 @@ pub fn shares(sites: &[SiteShares]) -> String {
             canvas.cell(x, y + 0.5, width * share, height - 1.0, &shade(position(expert)), &name);
             let percent = format!("{:.0} %", 100.0 * share);
             if named && text_width(&percent, size) + 4.0 < width * share {
-                let fill = if position(expert) > DARK { "#ffffff" } else { INK };
+                let fill = ink_on(position(expert));
                 let middle = x + width * share / 2.0;
                 canvas.text(middle, y + height / 2.0 + 0.36 * size, size, Anchor::Middle, fill, &percent);
             }

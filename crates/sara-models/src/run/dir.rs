@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use sara_core::store::{
     Manifest, StoredAdapter, read_safetensors, replace_dir, stored_bytes, write_file, write_safetensors,
 };
-use sara_core::{AnyAdapter, Figure, LayerOps};
+use sara_core::{AnyAdapter, Figure, LayerOps, Site};
 use serde::{Deserialize, Serialize};
 
 use crate::encoder::head::Head;
@@ -173,7 +173,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`Error::Io`] if something cannot be read, [`Error::Core`] if something cannot be written.
-    pub fn draw(&self, ranks: &[(sara_core::Site, String, usize)]) -> Result<()> {
+    pub fn draw(&self, ranks: &[(Site, String, usize)]) -> Result<()> {
         let path = self.path.join(METRICS);
         let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
         let records: Vec<serde_json::Value> =
@@ -217,8 +217,8 @@ impl RunDir {
 /// The shares of each site's experts among the figures of an evaluation.
 fn use_of_experts(figures: &[serde_json::Value]) -> Vec<SiteShares> {
     let mut sites: Vec<SiteShares> = Vec::new();
-    for figure in figures.iter().filter(|figure| figure["name"] == "expert_use") {
-        let site = sara_core::Site::deserialize(&figure["site"]);
+    for figure in figures.iter().filter(|figure| figure["name"] == Figure::EXPERT_USE) {
+        let site = Site::deserialize(&figure["site"]);
         let (Ok(site), Some(share)) = (site, figure["value"].as_f64()) else { continue };
         let name = format!("layers.{site}");
         match sites.last_mut() {
@@ -304,7 +304,7 @@ impl<B: LayerOps> Journal<Classifier<B>> for RunJournal {
 }
 
 /// The rank at each planned site: what the method reports at the end, else what was planned.
-pub fn final_ranks(manifest: &Manifest, figures: &[Figure]) -> Vec<(sara_core::Site, String, usize)> {
+pub fn final_ranks(manifest: &Manifest, figures: &[Figure]) -> Vec<(Site, String, usize)> {
     let rank = |planned: &sara_core::Planned| {
         let reported =
             figures.iter().find(|figure| figure.site == Some(planned.target.site) && figure.name == "rank");

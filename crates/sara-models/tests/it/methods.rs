@@ -196,6 +196,8 @@ fn what_cannot_be_is_refused_before_anything_is_written() {
 /// The demo is to show what a method is worth: each more than the head alone, and LoRA not at the end of the scale.
 #[test]
 fn the_demo_tells_the_methods_apart() {
+    /// Parameters of the head.
+    const HEAD: f64 = 17_028.0;
     let place = Workplace::of_assets(1, 1);
     let done = place.sara_ok(&["demo", "--out", "demo", "--device", "cpu", "--json"]);
     let report: Value = serde_json::from_str(&done.stdout).unwrap();
@@ -208,7 +210,9 @@ fn the_demo_tells_the_methods_apart() {
     let head = of("head only", "accuracy");
     for name in MethodConfig::NAMES {
         assert!(of(name, "accuracy") > head, "{name}: {}, the head alone {head}", of(name, "accuracy"));
-        assert!(of(name, "stored_bytes") > 4.0 * of(name, "trainable").min(20_000.0));
+        // All that is trained, the head too, in f32; of TAPS the changes that are not active may be left out.
+        let changes = if *name == "taps" { 0.0 } else { of(name, "trainable") };
+        assert!(of(name, "stored_bytes") > 4.0 * (HEAD + changes), "{name}");
     }
     assert!(of("lora", "accuracy") < 0.97);
     assert!(place.path("demo/runs/sara/adapter/adapter.safetensors").exists());

@@ -22,8 +22,18 @@ pub(super) struct Linear;
 /// What the gradient of the input needs, and that of the weight, where they are wanted.
 #[derive(Debug, Clone)]
 pub(super) struct Kept<B: Backend> {
-    pub(super) weight: Option<FloatTensor<B>>,
-    pub(super) x: Option<FloatTensor<B>>,
+    weight: Option<FloatTensor<B>>,
+    x: Option<FloatTensor<B>>,
+}
+
+impl<B: Backend> Kept<B> {
+    /// For the gradient of each that is tracked, the other.
+    pub(super) fn wanted(x: &Tracked<B>, weight: &Tracked<B>) -> Self {
+        Self {
+            weight: x.is_tracked().then(|| weight.primitive.clone()),
+            x: weight.is_tracked().then(|| x.primitive.clone()),
+        }
+    }
 }
 
 impl<B: LayerOps, const N: usize> Backward<B, N> for Linear {

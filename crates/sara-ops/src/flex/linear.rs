@@ -27,14 +27,13 @@ const WIDER: usize = 3;
 /// A product of so few rows and columns, or of so few columns, gemm sums in another order than a larger one.
 const SMALL: usize = 64;
 const NARROW: usize = 2;
-/// Rows of a piece of a product with a matrix of blocks.
+/// Rows of a piece of a product with a matrix of blocks, for any number of threads.
 const BAND: usize = 512;
 /// Elements of a sum that one thread adds at a time, 64 KiB.
 const CHUNK: usize = 16 * 1024;
 
 pub(super) fn forward(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
-    let fuses = [Some(&x), Some(&weight), bias.as_ref()].into_iter().flatten().all(fuses);
-    if !fuses {
+    if !all_fuse([&x, &weight], bias.as_ref()) {
         return stock_linear::<Flex>(x, weight, bias);
     }
     let shape = x.layout().shape().clone();
@@ -45,8 +44,7 @@ pub(super) fn forward(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor
 }
 
 pub(super) fn backward(weight: FlexTensor, grad: FlexTensor, known: Option<FlexTensor>) -> FlexTensor {
-    let fuses = [Some(&weight), Some(&grad), known.as_ref()].into_iter().flatten().all(fuses);
-    if !fuses {
+    if !all_fuse([&weight, &grad], known.as_ref()) {
         return stock_linear_backward::<Flex>(weight, grad, known);
     }
     let shape = grad.layout().shape().clone();
@@ -56,7 +54,7 @@ pub(super) fn backward(weight: FlexTensor, grad: FlexTensor, known: Option<FlexT
 }
 
 pub(super) fn weight_backward(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
-    if !(fuses(&x) && fuses(&grad)) {
+    if !all_fuse([&x, &grad], None) {
         return stock_linear_weight_backward::<Flex>(x, grad);
     }
     let (x, grad) = (contiguous(x), contiguous(grad));
@@ -65,7 +63,7 @@ pub(super) fn weight_backward(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
 }
 
 pub(super) fn block_forward(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
-    if !(fuses(&x) && fuses(&weight)) {
+    if !all_fuse([&x, &weight], None) {
         return stock_block_linear::<Flex>(x, weight);
     }
     let shape = x.layout().shape().clone();
@@ -82,8 +80,7 @@ pub(super) fn block_forward(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
 }
 
 pub(super) fn block_backward(weight: FlexTensor, grad: FlexTensor, known: Option<FlexTensor>) -> FlexTensor {
-    let all_fuse = [Some(&weight), Some(&grad), known.as_ref()].into_iter().flatten().all(fuses);
-    if !all_fuse {
+    if !all_fuse([&weight, &grad], known.as_ref()) {
         return stock_block_linear_backward::<Flex>(weight, grad, known);
     }
     let shape = grad.layout().shape().clone();
@@ -105,7 +102,7 @@ pub(super) fn block_backward(weight: FlexTensor, grad: FlexTensor, known: Option
 }
 
 pub(super) fn block_weight_backward(x: FlexTensor, grad: FlexTensor, n: usize) -> FlexTensor {
-    if !(fuses(&x) && fuses(&grad)) {
+    if !all_fuse([&x, &grad], None) {
         return stock_block_linear_weight_backward::<Flex>(x, grad, n);
     }
     let (x, grad) = (contiguous(x), contiguous(grad));
@@ -137,15 +134,17 @@ impl<'a> Blocks<'a> {
 }
 
 pub(super) fn sum(a: FlexTensor, b: FlexTensor) -> FlexTensor {
-    if !(fuses(&a) && fuses(&b)) {
+    if !all_fuse([&a, &b], None) {
         return Flex::float_add(a, b);
     }
     let (sum, term) = if a.is_unique() { (a, b) } else { (b, a) };
     add(contiguous(sum), &contiguous(term))
 }
 
-fn fuses(x: &FlexTensor) -> bool {
-    x.dtype() == DType::F32 && x.layout().num_elements() > 0
+/// Whether these, and the third where there is one, are f32 and not empty.
+fn all_fuse(two: [&FlexTensor; 2], third: Option<&FlexTensor>) -> bool {
+    let fuses = |x: &FlexTensor| x.dtype() == DType::F32 && x.layout().num_elements() > 0;
+    two.into_iter().chain(third).all(fuses)
 }
 
 /// A contiguous tensor `[.., columns]` as a matrix.

@@ -20,10 +20,7 @@ fn gates_decide_the_bits() {
     // Multiples of 0.15.
     let four_bits = with([1.0, 0.0, 1.0, 1.0]);
     for (y, expected) in four_bits.iter().zip([0.45, -1.35, 0.3, 1.2, 1.95]) {
-        assert!(
-            (y - expected).abs() < 0.076 && (y / 0.15 - (y / 0.15).round()).abs() < 1e-5,
-            "{four_bits:?}"
-        );
+        assert!((y - expected).abs() < 1e-6 && (y / 0.15 - (y / 0.15).round()).abs() < 1e-5, "{four_bits:?}");
     }
     for (y, x) in with([1.0; 4]).iter().zip(x) {
         assert!((y - f64::from(x)).abs() < 2e-7, "{y}, {x}");

@@ -83,7 +83,7 @@ impl Demo {
             "\n{}",
             table(&std::iter::once(heading).chain(report.rows.iter().map(row)).collect::<Vec<_>>())
         ));
-        console.say("\ntrainable counts the adapter; each row trains, and stores, a head of 17,028 besides");
+        console.say("\ntrainable counts the adapter; each row trains a head of 17,028 besides, which an adapter's file holds");
         let (out, adapter) = (self.out.display(), report.adapter.display());
         console.say(format!("adapter     {adapter}"));
         console.say(format!("for PEFT    {}", report.peft.display()));
