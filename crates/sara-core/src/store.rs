@@ -45,6 +45,9 @@ pub struct Manifest {
     pub format: u32,
     /// The backbone, for human readers.
     pub base: String,
+    /// A hash of the backbone's names, shapes and some of its values, made by whoever knows its files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_fingerprint: Option<String>,
     /// What the adapter was trained for; this crate does not look inside.
     #[serde(default)]
     pub task: serde_json::Value,

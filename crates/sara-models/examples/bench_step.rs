@@ -107,14 +107,11 @@ fn random_data(config: &EncoderConfig, rows: usize, seq: usize) -> Dataset {
     let report = Report {
         path: PathBuf::from("random tokens"),
         examples: rows,
-        dropped: 0,
         max_tokens: seq,
-        truncated: 0,
         tokens,
-        classes: Vec::new(),
-        values: None,
+        ..Report::default()
     };
-    Dataset { items, report }
+    Dataset { items, places: (0..rows).collect(), report }
 }
 
 /// Floating-point operations of the matrix products that a step of a classifier cannot do without.

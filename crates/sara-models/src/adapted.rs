@@ -16,18 +16,22 @@ use serde_json::Value;
 use crate::architecture::Architecture;
 use crate::classify::evaluate::{evaluate, observe};
 use crate::classify::{Classes, Dataset, Labels};
-use crate::data::{self, Task};
+use crate::data::{Columns, Rows, Task};
 use crate::encoder::EncoderCheckpoint;
 use crate::encoder::config::EncoderFamily;
 use crate::encoder::head::{self, Head};
 use crate::encoder::{Encoder, Loaded};
 use crate::error::{Error, Result};
+use crate::run::dir::RunDir;
 use crate::tokenizer::Tokenizer;
 use crate::train::Trained;
 use crate::train::metrics::Metrics;
 
 /// Examples that are evaluated at a time where nobody says how many.
 pub(crate) const BATCH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
+
+/// PEFT's names of the tasks whose adapters are read.
+const TASK_TYPES: [&str; 2] = ["SEQ_CLS", "FEATURE_EXTRACTION"];
 
 /// What a trained head answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +41,16 @@ pub struct Answer {
     pub task: Task,
     /// Names of the classes, in the order of the logits; empty for regression.
     pub classes: Vec<String>,
+}
+
+/// Beside which base an adapter may be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Base {
+    /// The one that it was trained beside, by its fingerprint, where the adapter has one.
+    #[default]
+    TrainedOn,
+    /// Any of the same shape.
+    Any,
 }
 
 /// A model with its adapter and head.
@@ -76,21 +90,33 @@ impl Answer {
     }
 }
 
-/// An adapter directory, native or PEFT's, and what a reader of PEFT's should know.
+/// An adapter directory, native or PEFT's, and what its reader should know. Of a run's directory, its best adapter.
 ///
 /// # Errors
-/// What reading it said, or where it does not fit the model.
-pub fn read_adapter(dir: &Path, checkpoint: &EncoderCheckpoint) -> Result<(StoredAdapter, Vec<String>)> {
+/// What reading it said, or where it does not fit the model; [`Error::OtherBase`] where it was trained beside another.
+pub fn read_adapter(
+    dir: &Path,
+    checkpoint: &EncoderCheckpoint,
+    base: Base,
+) -> Result<(StoredAdapter, Vec<String>)> {
+    let (dir, mut notes) = match RunDir::best_adapter(dir) {
+        Some(best) => (best.clone(), vec![format!("the best adapter of the run, {}", best.display())]),
+        None => (dir.to_owned(), Vec::new()),
+    };
     if dir.join("adapter_config.json").exists() {
         let config = &checkpoint.config;
-        let imported = sara_core::import::peft::import(dir, &config.linears(), config.shape())?;
+        let imported = sara_core::import::peft::import(&dir, &config.linears(), config.shape())?;
+        if let Some(task) = imported.task_type.filter(|task| !TASK_TYPES.contains(&task.as_str())) {
+            return Err(Error::OtherTaskType { path: dir, task });
+        }
         let head: Tensors = imported.head.into_iter().collect();
         let mut manifest = imported.stored.manifest;
         manifest.head = head.keys().cloned().collect();
         let stored = StoredAdapter { manifest, head, ..imported.stored };
-        return Ok((stored, imported.notes));
+        notes.extend(imported.notes);
+        return Ok((stored, notes));
     }
-    let stored = StoredAdapter::read(dir)?;
+    let stored = StoredAdapter::read(&dir)?;
     let linears = checkpoint.config.linears();
     let mismatches: Vec<String> = stored
         .manifest
@@ -100,21 +126,38 @@ pub fn read_adapter(dir: &Path, checkpoint: &EncoderCheckpoint) -> Result<(Store
         .filter(|planned| !linears.contains(&planned.target))
         .map(|planned| format!("{} is not in this model", planned.target.name))
         .collect();
-    if mismatches.is_empty() {
-        return Ok((stored, Vec::new()));
+    if !mismatches.is_empty() {
+        return Err(Error::Mismatch { what: dir.display().to_string(), mismatches });
     }
-    Err(Error::Mismatch { what: dir.display().to_string(), mismatches })
+    let trained_on = stored.manifest.base_fingerprint.as_ref();
+    if trained_on.is_some_and(|fingerprint| *fingerprint != checkpoint.fingerprint()) {
+        let base_name = stored.manifest.base.clone();
+        if base == Base::TrainedOn {
+            return Err(Error::OtherBase { adapter: dir, model: checkpoint.dir.clone(), base: base_name });
+        }
+        notes.push(format!("the adapter was trained beside other weights, those of `{base_name}`"));
+    }
+    Ok((stored, notes))
 }
 
 impl<B: LayerOps + SvdOps> Adapted<B> {
-    /// Opens the checkpoint in `model`, and the adapter in `adapter` if one is given.
+    /// Opens the checkpoint in `model`, and the adapter in `adapter` if one is given, beside the base that it was trained
+    /// on.
+    ///
+    /// # Errors
+    /// As [`Self::open_beside`].
+    pub fn open(model: &Path, adapter: Option<&Path>, device: &B::Device) -> Result<Self> {
+        Self::open_beside(model, adapter, Base::TrainedOn, device)
+    }
+
+    /// The same, with a word on which base will do.
     ///
     /// # Errors
     /// [`Error::NoHead`] if neither has a head for the task, or what reading said.
-    pub fn open(model: &Path, adapter: Option<&Path>, device: &B::Device) -> Result<Self> {
+    pub fn open_beside(model: &Path, adapter: Option<&Path>, base: Base, device: &B::Device) -> Result<Self> {
         let checkpoint = EncoderCheckpoint::open(model)?;
         let (stored, mut notes) = match adapter {
-            Some(dir) => read_adapter(dir, &checkpoint).map(|(stored, notes)| (Some(stored), notes))?,
+            Some(dir) => read_adapter(dir, &checkpoint, base).map(|(stored, notes)| (Some(stored), notes))?,
             None => (None, Vec::new()),
         };
         let of_adapter = stored.as_ref().filter(|stored| !stored.head.is_empty());
@@ -159,7 +202,7 @@ impl<B: LayerOps> Adapted<B> {
     ///
     /// # Errors
     /// What reading said, or where a label is none of the classes.
-    pub fn labelled(&self, file: &Path, max_tokens: Option<usize>) -> Result<Dataset> {
+    pub fn labelled(&self, rows: &Rows, columns: &Columns, max_tokens: Option<usize>) -> Result<Dataset> {
         let tokenizer = Tokenizer::load(&self.checkpoint.dir)?;
         let classes = self.answer.classes();
         let labels = match self.answer.task {
@@ -167,7 +210,7 @@ impl<B: LayerOps> Adapted<B> {
             Task::Regress => Labels::Values,
         };
         let max_tokens = self.checkpoint.config.max_tokens(max_tokens)?;
-        Dataset::prepare(&data::read(file, self.answer.task)?, &tokenizer, max_tokens, labels)
+        Dataset::prepare(&rows.examples(columns, Some(self.answer.task))?, &tokenizer, max_tokens, labels)
     }
 
     /// Makes constant what depends on the input, at the mean over the tokens of `data`; returns the metrics on it before

@@ -28,6 +28,9 @@ pub trait Architecture: Debug + Send + Sync {
     /// Every linear layer of the blocks, under the name that transformers gives it in a model with a head.
     fn linears(&self) -> Vec<Target>;
 
+    /// The first components of the names of the backbone's tensors, inside it.
+    fn parts(&self) -> &'static [&'static str];
+
     /// The most tokens one sequence may have, special tokens included.
     fn usable_length(&self) -> usize;
 
@@ -37,6 +40,10 @@ pub trait Architecture: Debug + Send + Sync {
     /// Whether a tensor of a checkpoint is left out without a word: `name` in the file, `inside` without the prefix,
     /// where it has that.
     fn leaves_out(&self, name: &str, inside: Option<&str>) -> bool;
+
+    /// Settles what `config.json` leaves open and the files decide; `shape_of` gives the shape of a tensor by its name in
+    /// a model with a head.
+    fn fit(&mut self, _shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) {}
 
     /// What a reader wants to know, in order.
     fn facts(&self) -> Vec<(&'static str, String)>;
@@ -114,6 +121,10 @@ impl Architecture for Box<dyn Architecture> {
         self.as_ref().linears()
     }
 
+    fn parts(&self) -> &'static [&'static str] {
+        self.as_ref().parts()
+    }
+
     fn usable_length(&self) -> usize {
         self.as_ref().usable_length()
     }
@@ -124,6 +135,10 @@ impl Architecture for Box<dyn Architecture> {
 
     fn leaves_out(&self, name: &str, inside: Option<&str>) -> bool {
         self.as_ref().leaves_out(name, inside)
+    }
+
+    fn fit(&mut self, shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) {
+        self.as_mut().fit(shape_of);
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {

@@ -11,6 +11,8 @@ use self::loader::Loader;
 use self::weights::{Weights, to_f32_transposed};
 use crate::architecture::{Architecture, Family, describe};
 use crate::error::Error;
+use crate::fingerprint::Fingerprint;
+use crate::hub::locate;
 
 pub mod loader;
 mod save;
@@ -23,6 +25,8 @@ pub use save::SavedHead;
 pub struct Checkpoint<A> {
     /// The directory.
     pub dir: PathBuf,
+    /// What was given to find it: its path, or a name on the hub.
+    pub given: PathBuf,
     /// Its `config.json`.
     pub config: A,
     weights: Weights,
@@ -34,38 +38,87 @@ pub struct Checkpoint<A> {
 pub(crate) struct Names {
     /// The first component of every path in the model, with a dot.
     full: String,
-    /// The same in the files: nothing, where they are of a bare model.
-    prefix: String,
+    /// What the files have in its place: nothing where they are of a bare model, more where a wrapper was saved along.
+    backbone: String,
+    /// What the files have before the name of anything else.
+    around: String,
+    /// The first components of the names inside the backbone.
+    parts: &'static [&'static str],
 }
 
+/// A tensor that every encoder and decoder has, and once.
+const EMBEDDINGS: [&str; 2] = ["embeddings.word_embeddings.weight", "embed_tokens.weight"];
+
 impl Names {
-    fn of(weights: &Weights, family: &str) -> Self {
-        let full = format!("{family}.");
-        let prefixed = weights.names().any(|name| name.starts_with(&full));
-        Self { prefix: if prefixed { full.clone() } else { String::new() }, full }
+    /// # Errors
+    /// That there are several models in the files, or one with a wrapper of PEFT around its layers.
+    fn of(weights: &Weights, config: &impl Architecture) -> Result<Self, Error> {
+        let full = format!("{}.", config.name());
+        let wrapped = |name: &&str| name.contains(".base_layer.") || name.contains(".lora_A.");
+        if let Some(name) = weights.names().find(wrapped) {
+            let problem = format!(
+                "holds a model with its PEFT wrapper inside ({name}); save them apart: `model.save_pretrained(..)` for the \
+                 adapter, `model.unload().save_pretrained(..)` for the model"
+            );
+            return Err(Error::format(weights.path(), problem));
+        }
+        let prefixes: Vec<&str> = weights
+            .names()
+            .filter_map(|name| EMBEDDINGS.iter().find_map(|end| name.strip_suffix(end)))
+            .collect();
+        let backbone = match prefixes[..] {
+            [prefix] => prefix.to_owned(),
+            [] => {
+                if weights.names().any(|name| name.starts_with(&full)) {
+                    full.clone()
+                } else {
+                    String::new()
+                }
+            }
+            _ if prefixes.contains(&full.as_str()) => full.clone(),
+            [first, second, ..] => {
+                let problem = format!(
+                    "holds several models, `{first}` and `{second}`; save the one that is meant by itself"
+                );
+                return Err(Error::format(weights.path(), problem));
+            }
+        };
+        let around = backbone.strip_suffix(full.as_str()).unwrap_or_default().to_owned();
+        Ok(Self { full, backbone, around, parts: config.parts() })
     }
 
     /// A name of the model with a head, as the files have it.
     fn in_file(&self, name: &str) -> String {
         match name.strip_prefix(&self.full) {
-            Some(rest) => format!("{}{rest}", self.prefix),
-            None => name.to_owned(),
+            Some(rest) => format!("{}{rest}", self.backbone),
+            None => format!("{}{name}", self.around),
         }
     }
 
     /// A name of the files, as a model with a head has it.
     fn completed(&self, name: &str) -> String {
-        if self.prefix.is_empty() { format!("{}{name}", self.full) } else { name.to_owned() }
+        match self.inside(name) {
+            Some(rest) => format!("{}{rest}", self.full),
+            None => name.strip_prefix(&self.around).unwrap_or(name).to_owned(),
+        }
+    }
+
+    /// A name of the files inside the backbone, if it is of that.
+    fn inside<'a>(&self, name: &'a str) -> Option<&'a str> {
+        let rest = name.strip_prefix(&self.backbone)?;
+        rest.split('.').next().filter(|part| self.parts.contains(part)).map(|_| rest)
     }
 }
 
 impl<A: Family> Checkpoint<A> {
-    /// Opens a directory with `config.json` and safetensors files.
+    /// Opens a directory with `config.json` and safetensors files, given by its path or by its name in the hub's cache.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] where a file is missing, damaged, or of another family.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        Self::with_config(dir, A::read(dir)?)
+    pub fn open(given: &Path) -> Result<Self, Error> {
+        let dir = locate(given)?;
+        let config = A::read(&dir)?;
+        Self::with_config(given, dir, config)
     }
 }
 
@@ -74,16 +127,19 @@ impl Checkpoint<Box<dyn Architecture>> {
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
-    pub fn open_any(dir: &Path) -> Result<Self, Error> {
-        Self::with_config(dir, describe(dir)?)
+    pub fn open_any(given: &Path) -> Result<Self, Error> {
+        let dir = locate(given)?;
+        let config = describe(&dir)?;
+        Self::with_config(given, dir, config)
     }
 }
 
 impl<A: Architecture> Checkpoint<A> {
-    fn with_config(dir: &Path, config: A) -> Result<Self, Error> {
-        let weights = Weights::open(dir)?;
-        let names = Names::of(&weights, config.name());
-        Ok(Self { dir: dir.to_owned(), config, weights, names })
+    fn with_config(given: &Path, dir: PathBuf, mut config: A) -> Result<Self, Error> {
+        let weights = Weights::open(&dir)?;
+        let names = Names::of(&weights, &config)?;
+        config.fit(&|name| Some(weights.tensor(&names.in_file(name))?.shape().to_vec()));
+        Ok(Self { dir, given: given.to_owned(), config, weights, names })
     }
 
     /// The path of a linear layer in this checkpoint's own files, without `.weight`.
@@ -114,19 +170,46 @@ impl<A: Architecture> Checkpoint<A> {
         Ok((adapter, plan))
     }
 
+    /// A hash of the linear layers of the blocks: their names and shapes, and some values of each weight.
+    ///
+    /// It tells one base from another of the same shape. Reads a few pages of the file, whatever its size.
+    pub fn fingerprint(&self) -> String {
+        const VALUES: usize = 64;
+        let mut hash = Fingerprint::default();
+        for target in self.config.linears() {
+            let Some(view) = self.weights.tensor(&format!("{}.weight", self.path_of(&target))) else {
+                continue;
+            };
+            hash.add(target.name.as_bytes());
+            hash.add(format!("{:?} {}", view.shape(), view.dtype()).as_bytes());
+            let (bytes, size) = (view.data(), (view.dtype().bitsize() / 8).max(1));
+            let count = bytes.len() / size;
+            for i in 0..VALUES.min(count) {
+                let start = size * (i * count / VALUES.min(count));
+                hash.add(&bytes[start..start + size]);
+            }
+        }
+        hash.finish()
+    }
+
     /// A loader of this checkpoint's tensors, under the names of a model with a head.
     pub(crate) fn loader<'a, B: Backend>(&'a self, device: &'a B::Device) -> Loader<'a, B> {
         Loader::new(&self.weights, self.names.clone(), device)
     }
 
-    /// Whether there is a tensor whose name begins so.
-    pub(crate) fn has_names(&self, start: &str) -> bool {
-        self.weights.names().any(|name| name.starts_with(start))
+    /// A name of the files, as a model with a head has it.
+    pub(crate) fn name_in_model(&self, name: &str) -> String {
+        self.names.completed(name)
+    }
+
+    /// A name of the files inside the backbone, without what stands before it there.
+    pub(crate) fn name_inside<'a>(&self, name: &'a str) -> Option<&'a str> {
+        self.names.inside(name)
     }
 
     /// Whether the tensor `name` of the files is left out without a word.
     pub(crate) fn leaves_out(&self, name: &str) -> bool {
-        self.config.leaves_out(name, name.strip_prefix(&self.names.prefix))
+        self.config.leaves_out(name.strip_prefix(&self.names.around).unwrap_or(name), self.names.inside(name))
     }
 }
 

@@ -1,18 +1,27 @@
 //! Labelled texts as files have them, and the order in which an epoch goes through them.
 //!
-//! A file becomes [`Examples`]; a task makes datasets of them, and [`batches`] orders these by their lengths.
+//! A file becomes [`Rows`] of fields, whatever its format; rows become [`Examples`] once it is known which columns they
+//! are in; a task makes datasets of these, and [`batches`] orders them by their lengths.
 
+mod columns;
+mod decode;
+mod json;
+mod labels;
 mod order;
-mod read;
+#[cfg(feature = "parquet")]
+mod parquet;
+mod rows;
+mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use columns::Columns;
 pub use order::{Order, batches};
-pub use read::read;
+pub use rows::{Format, Row, Rows};
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// What the model learns to say about a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -33,12 +42,14 @@ pub struct Examples {
     pub path: PathBuf,
     /// The examples.
     pub list: Vec<Example>,
+    /// What was assumed in reading them, for the reader.
+    pub notes: Vec<String>,
 }
 
 /// One text or pair of texts, with its label where it has one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
-    /// The text.
+    /// The text; blank where there is none.
     pub text: String,
     /// The second text of a pair.
     pub text_pair: Option<String>,
@@ -51,12 +62,25 @@ pub struct Example {
 /// A label as it stands in the file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Label {
-    /// The name of a class.
+    /// The name of a class, or its index where the classes have no such name.
     Name(String),
-    /// The index of a class.
-    Index(usize),
     /// A number to predict.
     Value(f64),
+}
+
+/// Reads the examples of a file by the names `text`, `text_pair` and `label`.
+///
+/// # Errors
+/// As [`Rows::read`] and [`Rows::examples`].
+pub fn read(path: &Path, task: Task) -> Result<Examples> {
+    Rows::read(path, None)?.examples(&Columns::default(), Some(task))
+}
+
+impl Example {
+    /// Whether there is a text.
+    pub fn has_text(&self) -> bool {
+        !self.text.trim().is_empty()
+    }
 }
 
 impl Examples {
@@ -78,10 +102,24 @@ impl Examples {
             label,
             line,
         };
-        Self { path: PathBuf::from("examples in memory"), list: (1..).zip(texts).map(example).collect() }
+        let list = (1..).zip(texts).map(example).collect();
+        Self { path: PathBuf::from("examples in memory"), list, notes: Vec::new() }
     }
 
     pub(crate) fn problem(&self, line: usize, problem: String) -> Error {
         Error::Data { path: self.path.clone(), line, problem }
     }
+}
+
+/// A name of the file as a terminal can show it: line ends and control characters are escaped.
+pub(crate) fn shown(name: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    name.chars().map(escaped).collect()
+}
+
+/// The first of these names, at most `limit`, and how many more there are.
+pub(crate) fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>, limit: usize) -> String {
+    let more = names.len().saturating_sub(limit);
+    let first = names.take(limit).map(shown).collect::<Vec<_>>().join(", ");
+    if more == 0 { first } else { format!("{first} and {more} more") }
 }

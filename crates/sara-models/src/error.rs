@@ -36,8 +36,12 @@ pub enum Error {
         mismatches: Vec<String>,
     },
 
-    /// A data file's name tells no known format.
-    #[error("{}: unknown kind of data file; its name must end in .jsonl, .csv or .tsv", path.display())]
+    /// Neither the name nor the content of a data file tells a known format.
+    #[error(
+        "{}: unknown kind of data file; known are .jsonl, .json, .csv, .tsv, .parquet and .txt, and --format says which \
+         it is",
+        path.display()
+    )]
     DataFormat {
         /// The data file.
         path: PathBuf,
@@ -48,6 +52,24 @@ pub enum Error {
     EmptyData {
         /// The data file.
         path: PathBuf,
+    },
+
+    /// The columns of a data file are not those that are read.
+    #[error("{}: {problem}", path.display())]
+    Columns {
+        /// The data file.
+        path: PathBuf,
+        /// What is wrong and what to do about it.
+        problem: String,
+    },
+
+    /// No example of a file has a text.
+    #[error("{}: none of its {examples} examples has a text", path.display())]
+    NoTexts {
+        /// The data file.
+        path: PathBuf,
+        /// How many examples it holds.
+        examples: usize,
     },
 
     /// One line of a data file cannot be used.
@@ -62,12 +84,34 @@ pub enum Error {
     },
 
     /// No example of a file that should have labels has one.
-    #[error("{}: none of its {examples} examples has a label; add \"label\" to each line", path.display())]
+    #[error(
+        "{}: none of its {examples} examples has a label; add \"label\" to each line, or say which column it is \
+         (data.label, --label){}",
+        path.display(),
+        notes.iter().flat_map(|note| ["; ", note]).collect::<String>()
+    )]
     NoLabels {
         /// The data file.
         path: PathBuf,
         /// How many examples it holds.
         examples: usize,
+        /// What was assumed in reading it.
+        notes: Vec<String>,
+    },
+
+    /// Too few examples to keep some of them apart.
+    #[error(
+        "{}: of {examples} examples with text and label a share of {share} cannot be kept apart; give data.valid, or \
+         another data.valid_share",
+        path.display()
+    )]
+    NothingToKeepApart {
+        /// The data file.
+        path: PathBuf,
+        /// Examples that can be used.
+        examples: usize,
+        /// The share asked for.
+        share: f64,
     },
 
     /// All examples that are to define the classes belong to one class.
@@ -227,6 +271,58 @@ pub enum Error {
         was: String,
         /// The same line now.
         is: String,
+    },
+
+    /// What the run to resume learns from is not what it was.
+    #[error(
+        "{}: the {what} have changed since the run was started; put them back to resume, or start another run",
+        path.display()
+    )]
+    OtherInputs {
+        /// The directory.
+        path: PathBuf,
+        /// What has changed.
+        what: &'static str,
+    },
+
+    /// A run that is to be extended is not asked for more steps than it has.
+    #[error(
+        "{}: has {was} optimizer steps, and {is} are asked for; raise optimizer.epochs or optimizer.max_steps to extend \
+         it",
+        path.display()
+    )]
+    NothingToExtend {
+        /// The directory.
+        path: PathBuf,
+        /// Steps of the run.
+        was: usize,
+        /// Steps asked for.
+        is: usize,
+    },
+
+    /// An adapter was trained beside another base.
+    #[error(
+        "{}: was trained beside other weights than those of {} (its base was `{base}`); give that model, or --any-base \
+         to use it all the same",
+        adapter.display(),
+        model.display()
+    )]
+    OtherBase {
+        /// The adapter's directory.
+        adapter: PathBuf,
+        /// The model's directory.
+        model: PathBuf,
+        /// The name of the base in the adapter's files.
+        base: String,
+    },
+
+    /// A PEFT adapter of a task that there is no head for.
+    #[error("{}: was trained for task_type {task}, and only SEQ_CLS and FEATURE_EXTRACTION are read", path.display())]
+    OtherTaskType {
+        /// The adapter's directory.
+        path: PathBuf,
+        /// PEFT's name of the task.
+        task: String,
     },
 
     /// The run file and the adapter to start from disagree.

@@ -50,7 +50,8 @@
 //! # Features
 //!
 //! `flex` (default), `ndarray`, `wgpu` and `cuda` are the backends; `autotune` times GPU kernels and keeps the fastest.
-//! `cli` (default) is what the command needs and the library does not.
+//! `parquet` (default) reads
+//! data files of that format. `cli` (default) is what the command needs and the library does not.
 
 pub mod adapted;
 pub mod architecture;
@@ -59,7 +60,10 @@ pub mod classify;
 pub mod data;
 pub mod encoder;
 pub mod error;
+mod fingerprint;
+pub mod hub;
 pub mod plot;
+mod python_json;
 pub mod run;
 pub mod tokenizer;
 pub mod train;

@@ -4,6 +4,7 @@ pub mod dir;
 mod execute;
 mod file;
 mod inherit;
+mod inputs;
 mod text;
 
 pub use execute::{Classifier, Ended, Mode, Prepared, Start, Summary};

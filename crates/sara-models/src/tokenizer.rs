@@ -1,12 +1,18 @@
-//! From text to token ids, as the checkpoint's `tokenizer.json` says.
+//! From text to token ids, as transformers 5 makes them of the checkpoint's files.
+
+mod build;
+mod classes;
+mod special;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use tokenizers::{Encoding, PostProcessor, TruncationParams, truncate_encodings};
+use tokenizers::{Encoding, PostProcessor, TruncationDirection, TruncationParams, truncate_encodings};
 
+use self::build::{Built, build};
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 
 /// A checkpoint's tokenizer, without the truncation and padding its file may ask for.
 pub struct Tokenizer {
@@ -14,6 +20,10 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     largest_id: u32,
     pad_id: Option<u32>,
+    /// Whether the model gets token types; zeros otherwise.
+    has_types: bool,
+    /// The side on which texts are cut.
+    cut: TruncationDirection,
 }
 
 /// The tokens of one text or pair, special tokens included, without padding.
@@ -32,31 +42,19 @@ pub struct Encoded {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in a checkpoint's directory.
+    /// Reads the tokenizer's files in a checkpoint's directory: `tokenizer.json`, else `vocab.txt`, or `vocab.json` with
+    /// `merges.txt`; with what `config.json`, `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`
+    /// say of them.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if the file is missing or is no tokenizer, [`Error::Io`] if it cannot be read.
+    /// [`Error::Tokenizer`] if a file is missing, is no tokenizer, or asks for something that is not done here.
     pub fn load(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
-        let bytes = match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let problem = "does not exist; the checkpoint needs the fast tokenizer's file, which transformers writes \
-                     with `AutoTokenizer.from_pretrained(..).save_pretrained(..)`";
-                return Err(Error::Tokenizer { path, problem: problem.to_owned() });
-            }
-            read => read.map_err(Error::io(&path))?,
-        };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| Error::Tokenizer {
-            problem: format!("is not a tokenizer: {}; save it again or copy it anew", one_line(&*error)),
-            path: path.clone(),
-        })?;
-        let pad_id = inner.get_padding().map(|padding| padding.pad_id);
-        let pad_id = pad_id.or_else(|| ["<pad>", "[PAD]"].iter().find_map(|token| inner.token_to_id(token)));
-        inner.with_padding(None);
-        // Removing the limit cannot fail; only setting one can.
-        inner.with_truncation(None).map_err(|error| failed(&path, &*error))?;
+        let Built { inner, has_types, cut, pad_token } =
+            build(dir).map_err(|(file, problem)| Error::Tokenizer { path: dir.join(file), problem })?;
+        let pad_id = pad_token.as_deref().into_iter().chain(["<pad>", "[PAD]"]);
+        let pad_id = pad_id.into_iter().find_map(|token| inner.token_to_id(token));
         let largest_id = inner.get_vocab(true).into_values().max().unwrap_or(0);
-        Ok(Self { path, inner, largest_id, pad_id })
+        Ok(Self { path: dir.join("tokenizer.json"), inner, largest_id, pad_id, has_types, cut })
     }
 
     /// How many tokens the vocabulary holds, added ones included.
@@ -69,14 +67,26 @@ impl Tokenizer {
         self.largest_id
     }
 
-    /// The padding token: what the file's padding names, or else the token `<pad>` or `[PAD]`.
+    /// The padding token: what the files name, or else the token `<pad>` or `[PAD]`.
     pub fn pad_id(&self) -> Option<u32> {
         self.pad_id
     }
 
+    /// A hash of everything that decides how a text is encoded.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the tokenizer cannot be written.
+    pub(crate) fn fingerprint(&self) -> Result<String> {
+        let text = self.inner.to_string(false).map_err(|error| failed(&self.path, &*error))?;
+        let mut hash = Fingerprint::default();
+        hash.add(text.as_bytes());
+        Ok(hash.finish())
+    }
+
     /// Encodes one text or pair, cutting it to at most `max_tokens` tokens, special tokens included.
     ///
-    /// The end of the text is cut, of a pair the end of the longer text first.
+    /// The end of the text is cut, of a pair the end of the longer text first; the beginning where the files say
+    /// `truncation_side = "left"`.
     ///
     /// # Errors
     /// [`Error::MaxTokens`] if the limit leaves no token for a text, [`Error::Tokenizer`] if the tokenizer fails.
@@ -109,7 +119,7 @@ impl Tokenizer {
         let own = text.get_ids().iter().filter(|&&id| Some(id) != self.pad_id).count();
         let tokens = text.len() + text_pair.as_ref().map_or(0, Encoding::len);
 
-        let limit = TruncationParams { max_length: room, ..TruncationParams::default() };
+        let limit = TruncationParams { max_length: room, direction: self.cut, ..TruncationParams::default() };
         let (mut text, mut text_pair) = truncate_encodings(text, text_pair, &limit)?;
         // What was cut off would otherwise get special tokens of its own, at a cost that grows with its square.
         text.take_overflowing();
@@ -119,7 +129,7 @@ impl Tokenizer {
         let encoding = self.inner.post_process(text, text_pair, true)?;
         Ok(Encoded {
             ids: encoding.get_ids().to_vec(),
-            types: encoding.get_type_ids().to_vec(),
+            types: if self.has_types { encoding.get_type_ids().to_vec() } else { vec![0; encoding.len()] },
             truncated: kept < tokens,
             full_length: encoding.len() + tokens - kept,
             own,

@@ -77,6 +77,7 @@ pub fn import(dir: &Path, linears: &[Target], shape: ModelShape) -> Result<Impor
     let manifest = Manifest {
         format: FORMAT,
         base: config.base.clone(),
+        base_fingerprint: None,
         task: Value::Null,
         head: modules,
         shape,

@@ -1,6 +1,6 @@
 //! Files and directories that appear whole or not at all.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -8,8 +8,10 @@ use crate::error::{Error, Result};
 
 /// Writes a file under a temporary name in the same directory, syncs it and renames it over `path`.
 ///
+/// A link is followed, and what is no plain file, a pipe or a device, is written into.
+///
 /// # Errors
-/// [`Error::Io`]; `path` is then as it was before.
+/// [`Error::Io`]; a plain file is then as it was before.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write_through(path, |file| file.write_all(bytes))
 }
@@ -19,7 +21,20 @@ pub(super) fn write_through(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> Result<()> {
+    // What a link points to is replaced, not the link; one that points nowhere is replaced itself.
+    let followed = fs::canonicalize(path);
+    let path = followed.as_deref().unwrap_or(path);
+    if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        let written = || -> io::Result<()> {
+            let file = OpenOptions::new().write(true).open(path)?;
+            let mut file = BufWriter::new(&file);
+            write(&mut file)?;
+            file.flush()
+        };
+        return written().map_err(|source| Error::io(path, source));
+    }
     let parent = parent(path);
+    fs::metadata(parent).map_err(|source| Error::io(parent, source))?;
     let written = || -> io::Result<()> {
         let temporary = temporary(FILE_MODE).tempfile_in(parent)?;
         let mut file = BufWriter::new(temporary.as_file());

@@ -215,6 +215,7 @@ fn stored<B: LayerOps>(case: &Case, adapter: &AnyAdapter<B>) -> StoredAdapter {
         shape: SHAPE,
         method: case.method.clone(),
         plan: case.plan.clone(),
+        base_fingerprint: None,
         frozen: None,
     };
     let head = [("out.weight".to_owned(), crate::tiny::data("head", [2, 3]))].into();

@@ -143,6 +143,7 @@ fn stored() -> StoredAdapter {
         shape: SHAPE,
         method: case.method,
         plan: case.plan,
+        base_fingerprint: None,
         frozen: None,
     };
     StoredAdapter::new(manifest, &adapter, [("weight".to_owned(), data("head", [2, 3]))].into())

@@ -13,6 +13,7 @@ use crate::adapted::{Adapted, Answer};
 use crate::architecture::Architecture;
 use crate::encoder::EncoderCheckpoint;
 use crate::error::{Error, Result};
+use crate::hub::name_in_cache;
 
 /// The description of an adapter of this model.
 ///
@@ -27,7 +28,8 @@ pub fn manifest(
     let task = serde_json::to_value(answer).map_err(|error| Error::format(&checkpoint.dir, error))?;
     Ok(Manifest {
         format: FORMAT,
-        base: name_of(&checkpoint.dir),
+        base: name_of(checkpoint),
+        base_fingerprint: Some(checkpoint.fingerprint()),
         task,
         head: Vec::new(),
         shape: checkpoint.config.shape(),
@@ -50,7 +52,7 @@ pub fn export_peft<B: LayerOps>(adapted: &Adapted<B>, profile: PeftProfile, dest
     let about = PeftExport {
         linears: &checkpoint.config.linears(),
         head: &head,
-        base: &name_of(&checkpoint.dir),
+        base: &name_of(checkpoint),
         task_type: Some("SEQ_CLS"),
         profile,
     };
@@ -72,8 +74,7 @@ impl<B: Backend> Adapted<B> {
     }
 }
 
-/// The name of a model: that of its directory, which says more than a path on one machine.
-fn name_of(dir: &Path) -> String {
-    let full = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    full.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+/// The name of a model: on the hub for a snapshot in its cache, else as it was given.
+fn name_of(checkpoint: &EncoderCheckpoint) -> String {
+    name_in_cache(&checkpoint.dir).unwrap_or_else(|| checkpoint.given.display().to_string())
 }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+#[path = "sara/adapter.rs"]
+mod adapter;
 #[path = "sara/allocator.rs"]
 mod allocator;
 #[path = "sara/console.rs"]
@@ -20,6 +22,8 @@ mod doctor;
 mod eval;
 #[path = "sara/export.rs"]
 mod export;
+#[path = "sara/files.rs"]
+mod files;
 #[path = "sara/import.rs"]
 mod import;
 #[path = "sara/inspect.rs"]
@@ -76,7 +80,7 @@ enum Command {
     Train(train::Train),
     /// Measure a model, with or without an adapter, on labelled data.
     Eval(eval::Eval),
-    /// Write the logits of each line.
+    /// Write what a model says about each line.
     Predict(predict::Predict),
     /// Fold an adapter into the weights and write the checkpoint.
     Merge(merge::Merge),
@@ -93,7 +97,7 @@ enum Command {
 fn main() -> ExitCode {
     allocator::keep_memory();
     let Cli { global, command } = Cli::parse();
-    let console = Console { json: global.json, quiet: false };
+    let console = Console { json: global.json, quiet: false, aside: global.json };
     if let Err(error) = run(global, command, console) {
         // One line, whatever RUST_BACKTRACE says: the chain of causes, outermost first, none said twice.
         let mut line = error.to_string();

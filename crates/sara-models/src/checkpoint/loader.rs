@@ -11,6 +11,7 @@ use sara_core::parameters::state;
 
 use super::Names;
 use super::weights::{Weights, to_f32, to_f32_transposed};
+use crate::data::listed;
 use crate::error::Error;
 
 /// Reads tensors, and notes what does not fit instead of stopping at it.
@@ -35,15 +36,25 @@ impl<'a, B: Backend> Loader<'a, B> {
         self.device
     }
 
-    /// Ends loading: every tensor that was not read must be one that `may_stay`.
+    /// Ends loading: of the tensors that were not read, those that `may_stay` are no problem, and those that `belong` to
+    /// the model are; the others are left out, and a line says so.
     ///
     /// # Errors
     /// One error that lists all that is missing, misshapen, not finite, or unknown.
-    pub(crate) fn finish(mut self, may_stay: impl Fn(&str) -> bool) -> Result<(), Error> {
+    pub(crate) fn finish(
+        mut self,
+        may_stay: impl Fn(&str) -> bool,
+        belong: impl Fn(&str) -> bool,
+    ) -> Result<Option<String>, Error> {
+        const LISTED: usize = 5;
         let unused = self.weights.names().filter(|&name| !self.used.contains(name) && !may_stay(name));
-        self.problems.extend(unused.map(|name| format!("{name}: unknown")));
+        let (unknown, left_out): (Vec<&str>, Vec<&str>) = unused.partition(|name| belong(name));
+        self.problems.extend(unknown.into_iter().map(|name| format!("{name}: unknown")));
         if self.problems.is_empty() {
-            return Ok(());
+            let names = listed(left_out.iter().copied(), LISTED);
+            return Ok(
+                (!left_out.is_empty()).then(|| format!("of no use to this model and left out: {names}"))
+            );
         }
         let what = self.weights.path().display().to_string();
         Err(Error::Mismatch { what, mismatches: self.problems })
@@ -83,7 +94,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                 format!("{name}: expected {shape:?}, found {:?}", view.shape())
             }
             Some(view) => match convert(&view) {
-                None => format!("{name}: expected F32, F16 or BF16, found {}", view.dtype()),
+                None => format!("{name}: expected F64, F32, F16 or BF16, found {}", view.dtype()),
                 Some(values) => match values.iter().filter(|value| !value.is_finite()).count() {
                     0 => {
                         weights.release(&name);

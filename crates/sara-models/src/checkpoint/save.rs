@@ -50,10 +50,10 @@ impl<A: Architecture> Checkpoint<A> {
     /// of whatever head it has.
     ///
     /// Every other tensor keeps its bytes, every replaced one the dtype of the base. `out_dir` appears only when it is
-    /// complete.
+    /// complete; a directory that is there already is replaced.
     ///
     /// # Errors
-    /// [`Error::Format`] where `out_dir` exists, [`Error::Mismatch`] where a value does not fit the dtype, or what writing
+    /// [`Error::Format`] where `out_dir` is this checkpoint's own, [`Error::Mismatch`] where a value does not fit the dtype, or what writing
     /// said.
     pub fn save_merged<B: Backend>(
         &self,
@@ -61,8 +61,11 @@ impl<A: Architecture> Checkpoint<A> {
         model: &impl Backbone<B>,
         head: Option<&SavedHead>,
     ) -> Result<()> {
-        if out_dir.exists() {
-            return Err(Error::format(out_dir, "exists already; remove it or choose another place"));
+        if out_dir.canonicalize().is_ok_and(|out| self.dir.canonicalize().is_ok_and(|own| own == out)) {
+            return Err(Error::format(
+                out_dir,
+                "is the checkpoint that is merged into; choose another place",
+            ));
         }
         let pieces = self.pieces(model, head);
         replace_dir(out_dir, |made| {
@@ -113,7 +116,8 @@ impl<A: Architecture> Checkpoint<A> {
         };
         let mut pieces = BTreeMap::new();
         for name in self.weights.names() {
-            let dropped = head.is_some_and(|head| self.leaves_out(name) || name.starts_with(head.replaces));
+            let replaced = |head: &SavedHead| self.names.completed(name).starts_with(head.replaces);
+            let dropped = head.is_some_and(|head| self.leaves_out(name) || replaced(head));
             if let Some(view) = self.weights.tensor(name).filter(|_| !dropped) {
                 pieces.insert(completed(name), Piece::kept(&view));
             }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
@@ -18,6 +19,25 @@ use crate::error::{Error, Result};
 pub const SINGLE_FILE: &str = "model.safetensors";
 /// The list of files of a checkpoint in several.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// Checkpoints as torch saves them.
+const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+/// What a file of Git LFS begins with where its content was not fetched.
+const POINTER: &[u8] = b"version https://git-lfs";
+
+/// Opens a file, unless it is a pointer to one.
+fn open_file(path: &Path) -> Result<TensorFile> {
+    let mut start = [0; POINTER.len()];
+    let is_pointer =
+        fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == POINTER;
+    if is_pointer {
+        return Err(Error::format(
+            path,
+            "is a pointer of Git LFS and not the file itself; fetch it: git lfs pull",
+        ));
+    }
+    Ok(TensorFile::open(path)?)
+}
 
 /// Every tensor of a checkpoint, by name. Nothing is read before it is asked for.
 #[derive(Debug)]
@@ -45,12 +65,19 @@ impl Weights {
             return Self::open_sharded(dir, index);
         }
         if !single.exists() {
-            let problem = format!(
-                "no {SINGLE_FILE} and no {INDEX_FILE} in this directory; save the checkpoint as safetensors"
-            );
+            let pickled = PICKLED.iter().find(|name| dir.join(name).exists());
+            let remedy = match pickled {
+                Some(name) => format!(
+                    "only {name}, which runs code when it is read; convert it with transformers: \
+                     AutoModel.from_pretrained(\"{0}\").save_pretrained(\"{0}\")",
+                    dir.display()
+                ),
+                None => "save the checkpoint as safetensors".to_owned(),
+            };
+            let problem = format!("no {SINGLE_FILE} and no {INDEX_FILE} in this directory; {remedy}");
             return Err(Error::format(dir, problem));
         }
-        let file = TensorFile::open(&single)?;
+        let file = open_file(&single)?;
         let file_of = file.names().map(|name| (name, 0)).collect();
         Ok(Self { path: single, files: vec![file], file_of })
     }
@@ -69,7 +96,7 @@ impl Weights {
                     ));
                 }
                 None => {
-                    files.push(TensorFile::open(&dir.join(&name))?);
+                    files.push(open_file(&dir.join(&name))?);
                     opened.insert(name.clone(), files.len() - 1);
                     files.len() - 1
                 }
@@ -82,17 +109,8 @@ impl Weights {
             }
             file_of.insert(tensor, number);
         }
-        let listed = |number: usize, name: &str| file_of.get(name) == Some(&number);
-        let stray = files
-            .iter()
-            .enumerate()
-            .find_map(|(number, file)| file.names().find(|name| !listed(number, name)));
-        match stray {
-            Some(name) => {
-                Err(Error::format(&path, format!("`{name}` is in a file of the index, but not in the index")))
-            }
-            None => Ok(Self { path, files, file_of }),
-        }
+        // A buffer in a file of the index that the index does not name is of no use to anyone.
+        Ok(Self { path, files, file_of })
     }
 
     /// The file that was opened, for messages.
@@ -120,10 +138,11 @@ impl Weights {
     }
 }
 
-/// The values of a tensor in f32; `None` for types other than f32, f16 and bf16.
+/// The values of a tensor in f32; `None` for types other than f64, f32, f16 and bf16.
 pub fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let bytes = view.data();
     Some(match view.dtype() {
+        Dtype::F64 => decode(bytes, |b| f64::from_le_bytes(b) as f32),
         Dtype::F32 => decode(bytes, f32::from_le_bytes),
         Dtype::F16 => decode(bytes, |b| f16::from_le_bytes(b).to_f32()),
         Dtype::BF16 => decode(bytes, |b| bf16::from_le_bytes(b).to_f32()),
@@ -135,6 +154,7 @@ pub fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
 pub fn to_f32_transposed(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let (bytes, &[rows, columns]) = (view.data(), view.shape()) else { return None };
     Some(match view.dtype() {
+        Dtype::F64 => transpose(rows, columns, at(bytes, |b| f64::from_le_bytes(b) as f32)),
         Dtype::F32 => transpose(rows, columns, at(bytes, f32::from_le_bytes)),
         Dtype::F16 => transpose(rows, columns, at(bytes, |b| f16::from_le_bytes(b).to_f32())),
         Dtype::BF16 => transpose(rows, columns, at(bytes, |b| bf16::from_le_bytes(b).to_f32())),
@@ -149,12 +169,13 @@ pub fn in_file_order(weight: &TensorData) -> TensorData {
     TensorData::new(transpose(rows, columns, |i| values[i]), [columns, rows])
 }
 
-/// The bytes of f32 values as f16 or bf16; in any other case as f32.
+/// The bytes of f32 values as f16, bf16 or f64; in any other case as f32.
 pub fn encode(values: &TensorData, dtype: Dtype) -> Vec<u8> {
     let values = floats(values);
     match dtype {
         Dtype::F16 => pack(&values, |value| f16::from_f32(value).to_le_bytes()),
         Dtype::BF16 => pack(&values, |value| bf16::from_f32(value).to_le_bytes()),
+        Dtype::F64 => pack(&values, |value| f64::from(value).to_le_bytes()),
         _ => pack(&values, f32::to_le_bytes),
     }
 }

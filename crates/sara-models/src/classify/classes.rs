@@ -1,12 +1,12 @@
 //! The classes of a classifier and their order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::data::{Example, Examples, Label};
+use crate::data::{Example, Examples, Label, listed, shown};
 use crate::error::{Error, Result};
 
-/// How many names an error message lists.
-const LISTED: usize = 20;
+/// How many names a message lists.
+pub(super) const LISTED: usize = 20;
 
 /// The classes' names; a class's index is its place in this order and its row in the head.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,12 +25,33 @@ impl Classes {
     /// The classes of a run: a checkpoint with a classification head fixes them by its `labels`, otherwise they come from
     /// the training data.
     ///
+    /// `LABEL_0`, `LABEL_1`, .. are no names: such a checkpoint fixes how many classes there are, and the data name them
+    /// where they have as many. The second value says so.
+    ///
     /// # Errors
     /// As [`Self::of_data`].
-    pub fn of_run(labels: Option<&[String]>, train: &Examples) -> Result<Self> {
-        match labels {
-            Some(labels) if labels.len() > 1 => Ok(Self::of_checkpoint(labels.to_vec())),
-            _ => Self::of_data(train),
+    pub fn of_run(labels: Option<&[String]>, train: &Examples) -> Result<(Self, Option<String>)> {
+        let Some(labels) = labels.filter(|labels| labels.len() > 1) else {
+            return Ok((Self::of_data(train)?, None));
+        };
+        let fixed = Self::of_checkpoint(labels.to_vec());
+        let is_known = |example: &Example| match &example.label {
+            Some(Label::Name(name)) => fixed.names.contains(name),
+            _ => true,
+        };
+        if !fixed.are_numbered() || train.list.iter().all(is_known) {
+            return Ok((fixed, None));
+        }
+        match Self::of_data(train) {
+            Ok(named) if named.names.len() == labels.len() => {
+                let names = listed(named.names.iter().map(String::as_str), LISTED);
+                let note = format!(
+                    "the checkpoint's {} classes have no names; taken in order: {names}",
+                    labels.len()
+                );
+                Ok((named, Some(note)))
+            }
+            _ => Ok((fixed, None)),
         }
     }
 
@@ -39,39 +60,46 @@ impl Classes {
         Self { names, origin: Origin::Checkpoint }
     }
 
-    /// The classes that occur in labelled examples: names sorted, or indices `0, 1, ..` named `0`, `1`, `..`.
+    /// The classes that occur in labelled examples, as they are written: sorted as numbers where all are numbers, else
+    /// by their spelling.
     ///
     /// # Errors
-    /// [`Error::NoLabels`], [`Error::OneClass`], and [`Error::Data`] for labels of another kind than the first
-    /// one's or an index that leaves a gap below it.
+    /// [`Error::NoLabels`], [`Error::OneClass`], and [`Error::Data`] for labels that are values rather than classes.
     pub fn of_data(examples: &Examples) -> Result<Self> {
         let mut names = BTreeSet::new();
-        let mut indices = BTreeMap::new();
+        let mut labelled = 0;
         for example in &examples.list {
             match &example.label {
                 None => continue,
                 Some(Label::Name(name)) => _ = names.insert(name.clone()),
-                Some(Label::Index(index)) => _ = indices.entry(*index).or_insert(example.line),
                 Some(Label::Value(value)) => return Err(not_a_class(examples, example, *value)),
             }
-            if let (Some(name), Some((index, _))) = (names.first(), indices.first_key_value()) {
-                let problem =
-                    format!("labels are names (`{name}`) and indices ({index}); use one kind throughout");
-                return Err(examples.problem(example.line, problem));
+            labelled += 1;
+        }
+        let mut names: Vec<String> = names.into_iter().collect();
+        let numbers: Option<Vec<f64>> = names.iter().map(|name| name.parse().ok()).collect();
+        if let Some(numbers) = numbers {
+            let fractions = numbers.iter().any(|number| number.fract() != 0.0);
+            if fractions && names.len() > LISTED && 2 * names.len() > labelled {
+                let problem = format!(
+                    "has {} different numbers as labels of {labelled} examples; numbers to predict are for \
+                     task = \"regress\"",
+                    names.len()
+                );
+                return Err(
+                    examples.problem(examples.list.first().map_or(1, |example| example.line), problem)
+                );
             }
+            let mut order: Vec<(f64, String)> = numbers.into_iter().zip(names).collect();
+            order.sort_by(|a, b| a.0.total_cmp(&b.0));
+            names = order.into_iter().map(|(_, name)| name).collect();
         }
-        if let Some((missing, (index, &line))) =
-            indices.iter().enumerate().find(|(place, (index, _))| place != *index)
-        {
-            let problem = format!(
-                "label {index}, but no example has label {missing}; number the classes from 0 without gaps"
-            );
-            return Err(examples.problem(line, problem));
-        }
-        let names: Vec<_> =
-            names.into_iter().chain(indices.into_keys().map(|index| index.to_string())).collect();
         match names.as_slice() {
-            [] => Err(Error::NoLabels { path: examples.path.clone(), examples: examples.list.len() }),
+            [] => Err(Error::NoLabels {
+                path: examples.path.clone(),
+                examples: examples.list.len(),
+                notes: examples.notes.clone(),
+            }),
             [class] => Err(Error::OneClass { path: examples.path.clone(), class: class.clone() }),
             _ => Ok(Self { names, origin: Origin::Data }),
         }
@@ -84,46 +112,53 @@ impl Classes {
 
     /// The class of each example, `None` where it has no label.
     ///
+    /// A label is the name of a class; `true` and `false` are so in any case of their letters. Where the classes have
+    /// other names than whole numbers, a whole number that is no name is an index.
+    ///
     /// # Errors
-    /// [`Error::Data`] for a label that is none of the classes, and where names and indices are mixed.
+    /// [`Error::Data`] for a label that is none of the classes.
     pub fn indices(&self, examples: &Examples) -> Result<Vec<Option<usize>>> {
-        let mut kind = None;
-        let index = |example: &Example| {
-            let Some(label) = &example.label else { return Ok(None) };
-            let first = *kind.get_or_insert_with(|| std::mem::discriminant(label));
-            if first != std::mem::discriminant(label) {
-                let problem = "labels are names on some lines and indices on others; use one kind throughout";
-                return Err(examples.problem(example.line, problem.to_owned()));
-            }
-            self.index(examples, example, label).map(Some)
+        let index = |example: &Example| match &example.label {
+            None => Ok(None),
+            Some(Label::Value(value)) => Err(not_a_class(examples, example, *value)),
+            Some(Label::Name(name)) => match self.index(name) {
+                Some(index) => Ok(Some(index)),
+                None => Err(examples.problem(example.line, self.unknown(name))),
+            },
         };
         examples.list.iter().map(index).collect()
     }
 
-    fn index(&self, examples: &Examples, example: &Example, label: &Label) -> Result<usize> {
-        let (found, label) = match label {
-            Label::Index(index) => {
-                (Some(*index).filter(|&index| index < self.names.len()), index.to_string())
-            }
-            Label::Name(name) => (self.names.iter().position(|class| class == name), format!("`{name}`")),
-            Label::Value(value) => return Err(not_a_class(examples, example, *value)),
-        };
-        found.ok_or_else(|| {
-            let origin = match self.origin {
-                Origin::Checkpoint => "the checkpoint",
-                Origin::Data => "the training data",
-            };
-            let problem = format!("label {label} is unknown to {origin}; its classes are {}", self.listed());
-            examples.problem(example.line, problem)
-        })
+    fn index(&self, name: &str) -> Option<usize> {
+        let position = |is_it: &dyn Fn(&str) -> bool| self.names.iter().position(|class| is_it(class));
+        position(&|class| class == name)
+            .or_else(|| {
+                let lower = name.to_lowercase();
+                let is_boolean = ["true", "false"].contains(&lower.as_str());
+                let same: Vec<usize> = (0..self.names.len())
+                    .filter(|&place| self.names[place].to_lowercase() == lower)
+                    .collect();
+                same.first().copied().filter(|_| is_boolean && same.len() == 1)
+            })
+            .or_else(|| {
+                let has_numbers = self.names.iter().any(|class| class.parse::<i64>().is_ok());
+                let index = name.parse::<usize>().ok().filter(|&index| index < self.names.len());
+                index.filter(|_| !has_numbers)
+            })
     }
 
-    fn listed(&self) -> String {
-        let listed = self.names.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
-        match self.names.len().saturating_sub(LISTED) {
-            0 => listed,
-            more => format!("{listed} and {more} more"),
-        }
+    fn unknown(&self, name: &str) -> String {
+        let origin = match self.origin {
+            Origin::Checkpoint => "the checkpoint",
+            Origin::Data => "the training data",
+        };
+        let classes = listed(self.names.iter().map(String::as_str), LISTED);
+        format!("label `{}` is unknown to {origin}; its classes are {classes}", shown(name))
+    }
+
+    /// Whether the names are those that stand where nobody gave any.
+    fn are_numbered(&self) -> bool {
+        self.names.iter().enumerate().all(|(index, name)| *name == format!("LABEL_{index}"))
     }
 }
 

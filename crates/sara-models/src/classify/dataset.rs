@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::classes::LISTED;
 use super::{Batch, Classes, collate};
-use crate::data::{Example, Examples, Label};
+use crate::data::{Example, Examples, Label, shown};
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::tokenizer::{Encoded, Tokenizer};
 
 /// What a file's examples become.
@@ -16,6 +18,8 @@ use crate::tokenizer::{Encoded, Tokenizer};
 pub struct Dataset {
     /// The examples, in the order of their lines.
     pub items: Vec<Item>,
+    /// The place of each item among the examples of the file, from 0.
+    pub places: Vec<usize>,
     /// What they are like, and what was cut or left out.
     pub report: Report,
 }
@@ -49,12 +53,12 @@ pub enum Labels<'a> {
     Classes(&'a Classes),
     /// Numbers; an example without a label is dropped.
     Values,
-    /// Nothing, for prediction: labels are not looked at, no example is dropped.
+    /// Nothing, for prediction: labels are not looked at.
     Ignored,
 }
 
 /// What a dataset is like; its `Display` is for people, before the first step.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Report {
     /// The file.
     pub path: PathBuf,
@@ -62,6 +66,10 @@ pub struct Report {
     pub examples: usize,
     /// Examples left out because they have no label.
     pub dropped: usize,
+    /// Examples left out because they have no text.
+    pub without_text: usize,
+    /// What was assumed in reading the file.
+    pub notes: Vec<String>,
     /// The limit on tokens per example.
     pub max_tokens: usize,
     /// Examples cut to that limit.
@@ -95,7 +103,7 @@ pub struct ValueRange {
 }
 
 /// Quantiles of a set of lengths; each is the length of an example (nearest rank).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Lengths {
     /// The shortest.
     pub min: usize,
@@ -112,43 +120,48 @@ pub struct Lengths {
 }
 
 impl Dataset {
-    /// Tokenizes the examples and looks up their labels.
+    /// Tokenizes the examples and looks up their labels. An example without a text is left out and counted.
     ///
     /// # Errors
     /// [`Error::Data`] for a text without a token of its own and for a label that is not one of the targets;
-    /// [`Error::NoLabels`] if every example would be dropped; the errors of [`Tokenizer::encode`].
+    /// [`Error::NoLabels`] and [`Error::NoTexts`] if every example would be left out; the errors of
+    /// [`Tokenizer::encode`].
     pub fn prepare(
         examples: &Examples,
         tokenizer: &Tokenizer,
         max_tokens: usize,
         targets: Labels<'_>,
     ) -> Result<Self> {
-        let mut wanted = targets_of(examples, targets)?;
-        let mut kept: Vec<&Example> = examples.list.iter().collect();
-        if !matches!(targets, Labels::Ignored) {
-            kept = kept
-                .into_iter()
-                .zip(&wanted)
-                .filter_map(|(e, target)| (*target != Gold::None).then_some(e))
-                .collect();
-            wanted.retain(|target| *target != Gold::None);
+        let wanted = targets_of(examples, targets)?;
+        let needs_label = !matches!(targets, Labels::Ignored);
+        let has_label = |place: &usize| !needs_label || wanted[*place] != Gold::None;
+        let with_text: Vec<usize> =
+            (0..examples.list.len()).filter(|&place| examples.list[place].has_text()).collect();
+        if with_text.is_empty() {
+            return Err(Error::NoTexts { path: examples.path.clone(), examples: examples.list.len() });
         }
-        if kept.is_empty() {
-            return Err(Error::NoLabels { path: examples.path.clone(), examples: examples.list.len() });
+        let places: Vec<usize> = with_text.iter().copied().filter(has_label).collect();
+        if places.is_empty() {
+            return Err(Error::NoLabels {
+                path: examples.path.clone(),
+                examples: examples.list.len(),
+                notes: examples.notes.clone(),
+            });
         }
+        let kept: Vec<&Example> = places.iter().map(|&place| &examples.list[place]).collect();
+        let wanted: Vec<Gold> = places.iter().map(|&place| wanted[place]).collect();
         let texts = kept.par_iter().map(|example| (example.text.as_str(), example.text_pair.as_deref()));
         let encoded = tokenizer.encode_all(texts, max_tokens)?;
-        // White space has tokens in a vocabulary of bytes, and says as little.
-        let empty =
-            |(example, encoded): &(&&Example, &Encoded)| encoded.own == 0 || example.text.trim().is_empty();
-        if let Some((example, _)) = kept.iter().zip(&encoded).find(empty) {
+        if let Some((example, _)) = kept.iter().zip(&encoded).find(|(_, encoded)| encoded.own == 0) {
             let problem = "the text has no token of its own; write some text or remove the line";
             return Err(examples.problem(example.line, problem.to_owned()));
         }
         let report = Report {
             path: examples.path.clone(),
             examples: kept.len(),
-            dropped: examples.list.len() - kept.len(),
+            dropped: with_text.len() - kept.len(),
+            without_text: examples.list.len() - with_text.len(),
+            notes: examples.notes.clone(),
             max_tokens,
             truncated: encoded.iter().filter(|encoded| encoded.truncated).count(),
             tokens: Lengths::of(encoded.iter().map(|encoded| encoded.full_length).collect()),
@@ -156,12 +169,23 @@ impl Dataset {
             values: ValueRange::of(&wanted),
         };
         let item = |(Encoded { ids, types, .. }, target)| Item { ids, types, target };
-        Ok(Self { items: encoded.into_iter().zip(wanted).map(item).collect(), report })
+        Ok(Self { items: encoded.into_iter().zip(wanted).map(item).collect(), places, report })
     }
 
     /// The number of tokens of each item, for [`batches`](crate::data::batches).
     pub fn lengths(&self) -> Vec<usize> {
         self.items.iter().map(|item| item.ids.len()).collect()
+    }
+
+    /// A hash of the items in their order.
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut hash = Fingerprint::default();
+        for Item { ids, types, target } in &self.items {
+            hash.add(&ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>());
+            hash.add(&types.iter().flat_map(|kind| kind.to_le_bytes()).collect::<Vec<_>>());
+            hash.add(format!("{target:?}").as_bytes());
+        }
+        hash.finish()
     }
 
     /// Whether every item says what the answer is, all in the same way, and a head of so many labels can give it.
@@ -210,7 +234,7 @@ fn targets_of(examples: &Examples, targets: Labels<'_>) -> Result<Vec<Gold>> {
             let value = |example: &Example| match &example.label {
                 None => Ok(Gold::None),
                 Some(Label::Value(value)) => Ok(Gold::Value(*value as f32)),
-                Some(Label::Name(_) | Label::Index(_)) => {
+                Some(Label::Name(_)) => {
                     let problem = "the label is a class, not a value; read the file for task = \"regress\"";
                     Err(examples.problem(example.line, problem.to_owned()))
                 }
@@ -265,14 +289,30 @@ impl fmt::Display for Report {
             "\n  tokens     shortest {min}, 25 % {p25}, 50 % {p50}, 75 % {p75}, 95 % {p95}, longest {max}"
         )?;
         write!(f, "\n  truncated  {} to max_tokens = {}", self.truncated, self.max_tokens)?;
-        let width = self.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0);
-        for (index, class) in self.classes.iter().enumerate() {
+        if self.without_text > 0 {
+            write!(f, "\n  dropped    {} because they have no text", self.without_text)?;
+        }
+        let listed: Vec<(String, usize)> =
+            self.classes.iter().take(LISTED).map(|class| (shown(&class.name), class.count)).collect();
+        let width = listed.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+        for (index, (name, count)) in listed.iter().enumerate() {
             let heading = if index == 0 { "classes" } else { "" };
-            let share = 100.0 * class.count as f64 / self.examples as f64;
-            write!(f, "\n  {heading:<9}  {:<width$}  {} ({share:.1} %)", class.name, class.count)?;
+            let share = 100.0 * *count as f64 / self.examples as f64;
+            write!(f, "\n  {heading:<9}  {name:<width$}  {count} ({share:.1} %)")?;
+        }
+        if self.classes.len() > LISTED {
+            write!(
+                f,
+                "\n             and {} more, {} in all",
+                self.classes.len() - LISTED,
+                self.classes.len()
+            )?;
         }
         if let Some(ValueRange { min, mean, max }) = self.values {
             write!(f, "\n  values     smallest {min:.4}, mean {mean:.4}, largest {max:.4}")?;
+        }
+        for note in &self.notes {
+            write!(f, "\n  note       {note}")?;
         }
         Ok(())
     }

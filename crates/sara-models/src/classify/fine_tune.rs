@@ -64,18 +64,20 @@ impl FineTune {
         let Self { method, targets, max_tokens, options } = self;
         let mut options = options.clone();
         options.optimizer.learning_rate.get_or_insert(method.learning_rate());
-        let (checkpoint, tokenizer) = (EncoderCheckpoint::open(model_dir)?, Tokenizer::load(model_dir)?);
+        let checkpoint = EncoderCheckpoint::open(model_dir)?;
+        let tokenizer = Tokenizer::load(&checkpoint.dir)?;
         let config = &checkpoint.config;
         let max_tokens = config.max_tokens(*max_tokens)?;
-        let classes = Classes::of_run(config.labels.as_deref(), examples)?;
+        let (classes, note) = Classes::of_run(config.labels.as_deref(), examples)?;
         let train = Dataset::prepare(examples, &tokenizer, max_tokens, Labels::Classes(&classes))?;
         check_tokens(config, &train)?;
         method.check_steps(options.optimizer.total_steps(train.items.len()))?;
 
         let seed = Seed(options.seed);
         let (adapter, _) = checkpoint.new_adapter(method, targets, seed, device)?;
-        let Loaded { model, head, notes } =
+        let Loaded { model, head, mut notes } =
             checkpoint.load::<Autodiff<B>>(classes.names().len(), seed, device)?;
+        notes.extend(note);
         let task = Classify { model: &model, train: &train, valid: None, options };
         let outcome = classify(&task, Trained::new(adapter, head), None, &mut ())?;
 
@@ -91,11 +93,14 @@ impl<B: LayerOps> FineTuned<B> {
     /// The class of each text.
     ///
     /// # Errors
-    /// [`Error::Data`](crate::Error::Data) for a text without a token of its own.
+    /// [`Error::Data`](crate::Error::Data) for a blank text, or one without a token of its own.
     pub fn classify(&self, texts: &[&str]) -> Result<Vec<&str>> {
         let Adapted { model, trained, answer, .. } = &self.adapted;
         let examples = Examples::unlabelled(texts.iter().copied());
         let data = Dataset::prepare(&examples, &self.tokenizer, self.max_tokens, Labels::Ignored)?;
+        if let Some(blank) = examples.list.iter().find(|example| !example.has_text()) {
+            return Err(examples.problem(blank.line, "is blank; write some text".to_owned()));
+        }
         let logits = predict(model, trained, &data, BATCH)?;
         Ok(logits.iter().map(|row| answer.classes[largest(row)].as_str()).collect())
     }

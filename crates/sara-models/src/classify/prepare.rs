@@ -1,13 +1,35 @@
 //! What a run of this task learns from.
 
+use std::collections::BTreeMap;
+
+use rand::seq::SliceRandom;
+use sara_core::Seed;
+
 use super::{Classes, Dataset, Labels};
 use crate::adapted::Answer;
-use crate::data::{Task, read};
-use crate::error::Result;
+use crate::data::{Example, Examples, Label, Rows, Task};
+use crate::error::{Error, Result};
 use crate::run;
 use crate::tokenizer::Tokenizer;
 
-/// What a run learns from: the answer's classes, and both datasets.
+/// The share of the examples that is kept apart to choose the best model by.
+const VALID_SHARE: f64 = 0.1;
+
+/// What a run learns from.
+#[derive(Debug)]
+pub struct Learned {
+    /// What the head will answer.
+    pub answer: Answer,
+    /// The examples to learn from.
+    pub train: Dataset,
+    /// The examples to choose the best model by.
+    pub valid: Dataset,
+    /// What was decided.
+    pub notes: Vec<String>,
+}
+
+/// Reads what a run learns from: the answer's classes, and both datasets. Without a file of validation examples some
+/// of the others are kept apart, of each class its share, chosen by `seed`.
 ///
 /// # Errors
 /// What reading said, a label that is not known, or a task that the checkpoint's head does not have.
@@ -15,17 +37,74 @@ pub fn prepare(
     data: &run::Data,
     task: Task,
     labels: Option<&[String]>,
+    seed: Seed,
     tokenizer: &Tokenizer,
-) -> Result<(Answer, Dataset, Dataset)> {
-    let (train, valid) = (read(&data.train, task)?, read(&data.valid, task)?);
+) -> Result<Learned> {
+    let read = |path| Rows::read(path, data.format)?.examples(&data.columns(), Some(task));
+    let train = read(&data.train)?;
+    let mut notes = Vec::new();
     let classes = match task {
         Task::Regress => None,
-        Task::Classify => Some(Classes::of_run(labels, &train)?),
+        Task::Classify => {
+            let (classes, note) = Classes::of_run(labels, &train)?;
+            notes.extend(note);
+            Some(classes)
+        }
+    };
+    let (train, valid) = if let Some(valid) = &data.valid {
+        (train, read(valid)?)
+    } else {
+        let (train, valid) = split(train, data.valid_share.unwrap_or(VALID_SHARE), seed)?;
+        notes.push(format!(
+            "{} examples kept apart to choose the best model by, {} to learn from (seed {})",
+            valid.list.len(),
+            train.list.len(),
+            seed.0
+        ));
+        (train, valid)
     };
     let targets = classes.as_ref().map_or(Labels::Values, Labels::Classes);
     let max_tokens = data.max_tokens.unwrap_or(usize::MAX);
     let train = Dataset::prepare(&train, tokenizer, max_tokens, targets)?;
     let valid = Dataset::prepare(&valid, tokenizer, max_tokens, targets)?;
     let classes = classes.as_ref().map_or_else(Vec::new, |classes| classes.names().to_vec());
-    Ok((Answer { task, classes }, train, valid))
+    Ok(Learned { answer: Answer { task, classes }, train, valid, notes })
+}
+
+/// Keeps a share of the examples that can be used apart, of each class as nearly the same as whole numbers allow; both
+/// sides keep the order of the file.
+fn split(examples: Examples, share: f64, seed: Seed) -> Result<(Examples, Examples)> {
+    let mut of_class: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let is_used = |example: &&(usize, &Example)| example.1.has_text() && example.1.label.is_some();
+    let numbered: Vec<(usize, &Example)> = examples.list.iter().enumerate().collect();
+    for (place, example) in numbered.iter().filter(is_used) {
+        let class = match &example.label {
+            Some(Label::Name(name)) => name.as_str(),
+            _ => "",
+        };
+        of_class.entry(class).or_default().push(*place);
+    }
+    let mut order = Vec::new();
+    for (class, mut places) in of_class {
+        places.shuffle(&mut seed.rng(&format!("valid/{class}")));
+        order.extend(places);
+    }
+    let wanted = ((order.len() as f64 * share).round() as usize).max(1);
+    if wanted >= order.len() {
+        return Err(Error::NothingToKeepApart { path: examples.path, examples: order.len(), share });
+    }
+    // One class after the other, and of this row evenly spaced ones: every n-th, from half of n on.
+    let up_to = |place: usize| (2 * place * wanted + order.len()) / (2 * order.len());
+    let mut apart = vec![false; examples.list.len()];
+    for (place, &example) in order.iter().enumerate() {
+        apart[example] = up_to(place + 1) > up_to(place);
+    }
+    let Examples { path, list, notes } = examples;
+    let (valid, train): (Vec<_>, Vec<_>) = list.into_iter().zip(apart).partition(|(_, apart)| *apart);
+    let side = |list: Vec<(Example, bool)>, notes| Examples {
+        path: path.clone(),
+        list: list.into_iter().map(|(example, _)| example).collect(),
+        notes,
+    };
+    Ok((side(train, notes), side(valid, Vec::new())))
 }

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use burn::tensor::backend::Backend;
 use sara_core::{ModelShape, Role, Site, Target};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::Encoder;
 use crate::architecture::{Architecture, Family};
 use crate::checkpoint::loader::Loader;
+use crate::encoder::head::paths;
+use crate::python_json;
 
 /// Buffers and other heads that checkpoints bring along, and that a classifier has no use for.
 const LEFT_OUT: [&str; 3] = ["lm_head.", "cls.predictions.", "cls.seq_relationship."];
@@ -67,6 +70,26 @@ pub struct EncoderConfig {
     ///
     /// One name alone is a regression.
     pub labels: Option<Vec<String>>,
+    /// Whether the checkpoint's files have a classification head.
+    pub(crate) own_head: bool,
+    /// What the file says of the head.
+    head: HeadSaid,
+}
+
+/// What `config.json` says of a classification head, before anyone looks at the weights.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct HeadSaid {
+    /// Whether an architecture with one is named; `None` where no architecture is.
+    is_there: Option<bool>,
+    /// Names of classes by index, gaps left out.
+    names: BTreeMap<usize, String>,
+}
+
+impl HeadSaid {
+    /// So many names; what has none is numbered.
+    fn labels(&self, n: usize) -> Vec<String> {
+        (0..n).map(|i| self.names.get(&i).cloned().unwrap_or_else(|| format!("LABEL_{i}"))).collect()
+    }
 }
 
 impl EncoderFamily {
@@ -86,16 +109,6 @@ impl EncoderFamily {
         match self {
             Self::Roberta => "RobertaForSequenceClassification",
             Self::Bert => "BertForSequenceClassification",
-        }
-    }
-
-    /// The classes whose checkpoints are read, the one with a head first.
-    const fn architectures(self) -> &'static [&'static str] {
-        match self {
-            Self::Roberta => &["RobertaForSequenceClassification", "RobertaForMaskedLM", "RobertaModel"],
-            Self::Bert => {
-                &["BertForSequenceClassification", "BertForMaskedLM", "BertForPreTraining", "BertModel"]
-            }
         }
     }
 }
@@ -179,6 +192,10 @@ impl Architecture for EncoderConfig {
         (0..self.n_layers).flat_map(|layer| block.map(|entry| target(layer, entry))).collect()
     }
 
+    fn parts(&self) -> &'static [&'static str] {
+        &["embeddings", "encoder", "pooler"]
+    }
+
     fn usable_length(&self) -> usize {
         match self.family {
             EncoderFamily::Roberta => self.max_positions.saturating_sub(self.pad_id + 1),
@@ -207,6 +224,24 @@ impl Architecture for EncoderConfig {
             || inside.is_some_and(|name| LEFT_OUT_INSIDE.contains(&name))
     }
 
+    /// The files decide whether there is a head and for how many labels, wherever `config.json` leaves that open.
+    fn fit(&mut self, shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) {
+        let [dense, out] = paths(self.family).map(|path| shape_of(&format!("{path}.weight")));
+        let has_dense = dense.is_some() || self.family == EncoderFamily::Bert;
+        let has_part = out.is_some() || dense.is_some() && self.family == EncoderFamily::Roberta;
+        let rows = out.and_then(|shape| match shape[..] {
+            [rows, width] if width == self.hidden && has_dense => Some(rows),
+            _ => None,
+        });
+        // What is called so in another task's model, a classifier of tokens, is no head of this kind.
+        self.own_head = self.head.is_there.map_or(rows.is_some(), |is_there| is_there && has_part);
+        match (rows, self.head.is_there) {
+            (_, Some(false)) | (None, None) => self.labels = None,
+            (Some(rows), _) => self.labels = Some(self.head.labels(rows)),
+            (None, Some(true)) => {}
+        }
+    }
+
     fn facts(&self) -> Vec<(&'static str, String)> {
         let head = self.labels.as_ref().map_or_else(|| "none".to_owned(), |labels| labels.join(", "));
         vec![("width", self.hidden.to_string()), ("vocabulary", self.vocab_size.to_string()), ("head", head)]
@@ -216,15 +251,17 @@ impl Architecture for EncoderConfig {
 impl Family for EncoderConfig {
     type Model<B: Backend> = Encoder<B>;
 
-    /// With the defaults that transformers has for what the file leaves out.
+    /// With the defaults that transformers has for what the file leaves out, or has as `null`.
     fn parse(text: &str) -> Result<Self, String> {
-        let identity: Identity = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let family = identity.family()?;
-        let file: File = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let labels = match &identity.architectures {
-            Some(names) if names.iter().any(|name| name == family.classifier_architecture()) => {
-                Some(file.labels()?)
-            }
+        let (mut object, _): (Map<String, Value>, _) =
+            python_json::parse(text).map_err(|error| error.to_string())?;
+        object.retain(|_, value| !value.is_null());
+        let family = family(&object)?;
+        let is_there = has_classifier(object.get("architectures"));
+        let file: File = serde_json::from_value(Value::Object(object)).map_err(|error| error.to_string())?;
+        let head = HeadSaid { is_there, names: file.names()? };
+        let labels = match is_there {
+            Some(true) => Some(head.labels(file.n_labels()?)),
             _ => None,
         };
         let config = Self {
@@ -252,6 +289,8 @@ impl Family for EncoderConfig {
                 classifier: file.classifier_dropout.unwrap_or(file.hidden_dropout_prob),
             },
             labels,
+            own_head: is_there == Some(true),
+            head,
         };
         file.check()?;
         config.check()?;
@@ -263,35 +302,21 @@ impl Family for EncoderConfig {
     }
 }
 
-/// The part of the file that says whose it is, read first: another model's file may well lack the rest.
-#[derive(Deserialize)]
-struct Identity {
-    model_type: Option<String>,
-    architectures: Option<Vec<String>>,
+/// Whose file it is, asked first: another model's may well lack the rest.
+fn family(object: &Map<String, Value>) -> Result<EncoderFamily, String> {
+    let model_type = object.get("model_type").and_then(Value::as_str);
+    EncoderFamily::ALL.into_iter().find(|family| model_type == Some(family.name())).ok_or_else(|| {
+        format!("model_type is {}; supported are roberta and bert", model_type.unwrap_or("missing"))
+    })
 }
 
-impl Identity {
-    fn family(&self) -> Result<EncoderFamily, String> {
-        let known = || {
-            let names = EncoderFamily::ALL.map(|family| family.architectures().join(", "));
-            format!("model types roberta and bert with the architectures {}", names.join(", "))
-        };
-        let Some(family) =
-            EncoderFamily::ALL.into_iter().find(|family| self.model_type.as_deref() == Some(family.name()))
-        else {
-            let found = self.model_type.as_deref().unwrap_or("missing");
-            return Err(format!("model_type is {found}; supported are {}", known()));
-        };
-        let names = self.architectures.as_deref().unwrap_or_default();
-        match names.iter().find(|name| !family.architectures().contains(&name.as_str())) {
-            Some(name) => Err(format!(
-                "architecture {name} of model_type {} is not supported; supported are {}",
-                family.name(),
-                known()
-            )),
-            None => Ok(family),
-        }
-    }
+/// Whether one of the architectures, subclasses of the library's own too, has a head that classifies whole texts.
+fn has_classifier(architectures: Option<&Value>) -> Option<bool> {
+    let names: Vec<&str> = match architectures? {
+        Value::String(name) => vec![name],
+        names => names.as_array().into_iter().flatten().filter_map(Value::as_str).collect(),
+    };
+    (!names.is_empty()).then(|| names.iter().any(|name| name.ends_with("ForSequenceClassification")))
 }
 
 /// The file as it is. Defaults are those of transformers' configuration classes, not those of released checkpoints.
@@ -316,7 +341,7 @@ struct File {
     attention_probs_dropout_prob: f64,
     classifier_dropout: Option<f64>,
     num_labels: Option<usize>,
-    id2label: Option<BTreeMap<String, String>>,
+    id2label: Option<Map<String, Value>>,
     problem_type: Option<String>,
 }
 
@@ -362,26 +387,36 @@ impl File {
         Ok(())
     }
 
-    /// Names of the labels. Their number is never written where it follows from the names, and two need no names.
-    fn labels(&self) -> Result<Vec<String>, String> {
-        let default = |n: usize| (0..n).map(|i| format!("LABEL_{i}")).collect();
-        let labels: Vec<String> = match (&self.id2label, self.num_labels) {
-            (Some(names), n) if n.is_none_or(|n| n == names.len()) => (0..names.len())
-                .map(|i| names.get(&i.to_string()).cloned())
-                .collect::<Option<_>>()
-                .ok_or_else(|| format!("the keys of id2label are not 0 to {}", names.len() - 1))?,
-            (_, n) => default(n.unwrap_or(2)),
-        };
-        let implied = if labels.len() == 1 { "regression" } else { "single_label_classification" };
-        match self.problem_type.as_deref() {
-            _ if labels.is_empty() => {
-                Err("the model has a head for no labels; id2label needs one or more".to_owned())
+    /// Names of labels by index. A number is a name as it is written; of `null` there is none.
+    fn names(&self) -> Result<BTreeMap<usize, String>, String> {
+        let named = self.id2label.iter().flatten();
+        // transformers leaves the names out where a number of labels contradicts them.
+        let fits =
+            self.num_labels.is_none_or(|n| self.id2label.as_ref().is_some_and(|names| names.len() == n));
+        let entry = |(key, value): (&String, &Value)| {
+            let index = key.trim().parse::<usize>().map_err(|_| {
+                format!("the key `{key}` of id2label is no index; write \"0\", \"1\" and so on")
+            })?;
+            match value {
+                Value::Null => Ok(None),
+                Value::String(name) => Ok(Some((index, name.clone()))),
+                Value::Number(_) | Value::Bool(_) => Ok(Some((index, value.to_string()))),
+                other => Err(format!("id2label names {other}; write a string")),
             }
-            Some(kind) if kind != implied => Err(format!(
-                "problem_type {kind} with {} labels is not supported; only {implied} is",
-                labels.len()
-            )),
-            _ => Ok(labels),
+        };
+        if fits { named.map(entry).filter_map(Result::transpose).collect() } else { Ok(BTreeMap::new()) }
+    }
+
+    /// How many labels there are. Their number is never written where it follows from the names, and two need no names.
+    fn n_labels(&self) -> Result<usize, String> {
+        let n = self.num_labels.or(self.id2label.as_ref().map(Map::len)).unwrap_or(2);
+        let implied = if n == 1 { "regression" } else { "single_label_classification" };
+        match self.problem_type.as_deref() {
+            _ if n == 0 => Err("the model has a head for no labels; id2label needs one or more".to_owned()),
+            Some(kind) if kind != implied => {
+                Err(format!("problem_type {kind} with {n} labels is not supported; only {implied} is"))
+            }
+            _ => Ok(n),
         }
     }
 }

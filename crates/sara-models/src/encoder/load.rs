@@ -31,7 +31,7 @@ pub type EncoderCheckpoint = Checkpoint<EncoderConfig>;
 impl EncoderCheckpoint {
     /// True if the checkpoint has a classification head.
     pub fn has_head(&self) -> bool {
-        self.has_names(HEAD)
+        self.config.own_head
     }
 
     /// Loads the backbone, and the checkpoint's head; a checkpoint without one gets a new one.
@@ -76,8 +76,19 @@ impl EncoderCheckpoint {
         }
         let mut loader = self.loader(device);
         let model = self.config.load(&mut loader);
-        let (head, notes) = head(&self.config, &mut loader, n_labels, own_head, seed);
-        loader.finish(|name| self.leaves_out(name) || !own_head && name.starts_with(HEAD))?;
+        let (head, mut notes) = head(&self.config, &mut loader, n_labels, own_head, seed);
+        let is_head = |name: &str| self.name_in_model(name).starts_with(HEAD);
+        let is_block = |name: &str| {
+            let inside = self.name_inside(name).unwrap_or_default();
+            inside.starts_with("encoder.") || inside.starts_with("embeddings.")
+        };
+        // A head that is replaced is the model's own, and no news.
+        let replaced = !own_head && self.config.own_head;
+        let left_out = loader.finish(
+            |name| self.leaves_out(name) || replaced && is_head(name),
+            |name| is_block(name) || own_head && is_head(name),
+        )?;
+        notes.extend(left_out);
         Ok(Loaded { model, head, notes })
     }
 }

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::encoder::head::Head;
 use crate::error::{Error, Result};
 use crate::plot::{Curves, Metric, Point, SiteRank, SiteShares, loss_svg, ranks_svg, shares_svg};
-use crate::run::Summary;
+use crate::run::inputs::Inputs;
+use crate::run::{Run, Summary};
 use crate::train::metrics::Metrics;
 use crate::train::{Best, EvaluationRecord, Journal, Snapshot, StepRecord, Trained};
 
@@ -22,6 +23,7 @@ pub(crate) const ADAPTER: &str = "adapter";
 /// The adapter of the best evaluation.
 const BEST: &str = "best";
 const RUN: &str = "run.toml";
+const INPUTS: &str = "inputs.json";
 const METRICS: &str = "metrics.jsonl";
 const SUMMARY: &str = "summary.json";
 const SNAPSHOTS: &str = "checkpoints";
@@ -47,18 +49,29 @@ struct StateFile {
 }
 
 impl RunDir {
-    /// Starts a directory for a run described by `run_toml`.
+    /// Starts a directory for a run described by `run_toml` that reads these inputs.
     ///
     /// # Errors
     /// [`Error::RunExists`] if something is there already.
-    pub fn create(path: &Path, run_toml: &str) -> Result<Self> {
+    pub(crate) fn create(path: &Path, run_toml: &str, inputs: &Inputs) -> Result<Self> {
         Self::check_free(path)?;
         fs::create_dir_all(path).map_err(Error::io(path))?;
-        write_file(&path.join(RUN), run_toml.as_bytes()).inspect_err(|_| {
+        let file = path.join(INPUTS);
+        let text = serde_json::to_vec_pretty(inputs).map_err(|error| Error::format(&file, error))?;
+        let written =
+            write_file(&path.join(RUN), run_toml.as_bytes()).and_then(|()| write_file(&file, &text));
+        written.inspect_err(|_| {
             // A run that could not start leaves nothing behind.
+            let _ = fs::remove_file(path.join(RUN));
             let _ = fs::remove_dir(path);
         })?;
         Ok(Self { path: path.to_owned() })
+    }
+
+    /// The adapter of the best evaluation, or else of the last step, if `path` is the directory of a run.
+    pub fn best_adapter(path: &Path) -> Option<PathBuf> {
+        let adapters = [BEST, ADAPTER].map(|name| path.join(name));
+        adapters.into_iter().find(|dir| path.join(RUN).exists() && dir.exists())
     }
 
     /// Whether a run could start at `path`.
@@ -73,21 +86,86 @@ impl RunDir {
         if taken { Err(Error::RunExists { path: path.to_owned() }) } else { Ok(()) }
     }
 
-    /// Goes on with the run at `path`, which must have been started by the same `run_toml`.
+    /// Goes on with the run at `path`, which must have been started by the same `run_toml`, with the same inputs.
     ///
-    /// Returns the newest snapshot; `None` if the run was stopped before its first.
+    /// Returns the newest snapshot that is whole, with a note where a newer one is not; `None` if the run was stopped
+    /// before its first.
     ///
     /// # Errors
-    /// [`Error::NothingToResume`], [`Error::OtherRun`], or what reading the snapshot said.
-    pub fn resume(path: &Path, run_toml: &str) -> Result<(Self, Option<Snapshot>)> {
+    /// [`Error::NothingToResume`], [`Error::OtherRun`], [`Error::OtherInputs`], or what reading the only snapshots said.
+    pub(crate) fn resume(
+        path: &Path,
+        run_toml: &str,
+        inputs: &Inputs,
+    ) -> Result<(Self, Option<Snapshot>, Vec<String>)> {
         Self::check_same(path, run_toml)?;
-        let dir = Self { path: path.to_owned() };
-        let snapshot = match dir.snapshots()?.pop() {
-            Some((_, newest)) => Some(read_snapshot(&newest)?),
-            None => None,
-        };
-        dir.forget_after(snapshot.as_ref().map_or(0, |snapshot| snapshot.step))?;
-        Ok((dir, snapshot))
+        Self { path: path.to_owned() }.go_on(inputs)
+    }
+
+    /// The same for a run whose length alone is another one: it becomes the run that `run_toml` describes.
+    ///
+    /// # Errors
+    /// As [`Self::resume`]; [`Error::NothingToExtend`] where not more than the run's own steps are asked for.
+    pub(crate) fn extend(
+        path: &Path,
+        run_toml: &str,
+        inputs: &Inputs,
+        steps: impl Fn(&Run) -> usize,
+    ) -> Result<(Self, Option<Snapshot>, Vec<String>)> {
+        let file = path.join(RUN);
+        let described = Self::described(path)?;
+        let length = |line: &&str| line.starts_with("epochs = ") || line.starts_with("max_steps = ");
+        let apart = |text: &str| text.lines().filter(|line| !length(line)).collect::<Vec<_>>().join("\n");
+        same(path, &apart(&described), &apart(run_toml))?;
+        let (old, new) =
+            (Run::parse(&described, &file.display().to_string(), &[])?, Run::parse(run_toml, RUN, &[])?);
+        let (was, is) = (steps(&old), steps(&new));
+        if is <= was {
+            return Err(Error::NothingToExtend { path: path.to_owned(), was, is });
+        }
+        let (dir, snapshot, mut notes) = Self { path: path.to_owned() }.go_on(inputs)?;
+        let at = snapshot.as_ref().map_or(0, |snapshot| snapshot.step);
+        let [before, after] = [old.optimizer.rate(at, was), new.optimizer.rate(at, is)];
+        notes.push(format!(
+            "from {was} to {is} optimizer steps: rates and phases are those of {is} steps from here on, the learning rate \
+             of step {} is {after:.3e}, where it would have been {before:.3e}",
+            at + 1
+        ));
+        write_file(&file, run_toml.as_bytes())?;
+        match fs::remove_file(dir.path.join(SUMMARY)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&dir.path)(error)),
+            _ => Ok((dir, snapshot, notes)),
+        }
+    }
+
+    fn go_on(self, inputs: &Inputs) -> Result<(Self, Option<Snapshot>, Vec<String>)> {
+        let file = self.path.join(INPUTS);
+        let mut notes = Vec::new();
+        match fs::read(&file) {
+            Ok(text) => {
+                let was = serde_json::from_slice(&text).map_err(|error| Error::format(&file, error))?;
+                inputs.check(&was, &self.path)?;
+            }
+            Err(_) => notes.push(format!("no {INPUTS}: whether data and model are the same is not checked")),
+        }
+        let (mut whole, mut damaged) = (None, None);
+        for (step, dir) in self.snapshots()?.into_iter().rev() {
+            match read_snapshot(&dir) {
+                Ok(snapshot) => {
+                    whole = Some(snapshot);
+                    break;
+                }
+                Err(error) => {
+                    notes.push(format!("the checkpoint of step {step} is damaged ({error})"));
+                    damaged = damaged.or(Some(error));
+                }
+            }
+        }
+        if let (None, Some(error)) = (&whole, damaged) {
+            return Err(error);
+        }
+        self.forget_after(whole.as_ref().map_or(0, |snapshot| snapshot.step))?;
+        Ok((self, whole, notes))
     }
 
     /// The summary of the run at `path`, if it has reached its end.
@@ -114,20 +192,14 @@ impl RunDir {
         Ok(write_file(&path, text.as_bytes())?)
     }
 
+    /// The run file of the run at `path`.
+    fn described(path: &Path) -> Result<String> {
+        fs::read_to_string(path.join(RUN)).map_err(|_| Error::NothingToResume { path: path.to_owned() })
+    }
+
     /// Whether the run at `path` was started by this `run_toml`.
     fn check_same(path: &Path, run_toml: &str) -> Result<()> {
-        let described = fs::read_to_string(path.join(RUN))
-            .map_err(|_| Error::NothingToResume { path: path.to_owned() })?;
-        let differing = described.lines().zip(run_toml.lines()).find(|(was, is)| was != is).or_else(|| {
-            let same_length = described.lines().count() == run_toml.lines().count();
-            (!same_length).then_some(("", "another number of keys"))
-        });
-        match differing {
-            None => Ok(()),
-            Some((was, is)) => {
-                Err(Error::OtherRun { path: path.to_owned(), was: was.to_owned(), is: is.to_owned() })
-            }
-        }
+        same(path, &Self::described(path)?, run_toml)
     }
 
     /// Snapshots by step, oldest first.
@@ -211,6 +283,20 @@ impl RunDir {
             shares_svg(&self.path.join("router.svg"), &shares)?;
         }
         Ok(())
+    }
+}
+
+/// Whether two run files are the same, line by line.
+fn same(path: &Path, described: &str, run_toml: &str) -> Result<()> {
+    let differing = described.lines().zip(run_toml.lines()).find(|(was, is)| was != is).or_else(|| {
+        let same_length = described.lines().count() == run_toml.lines().count();
+        (!same_length).then_some(("", "another number of keys"))
+    });
+    match differing {
+        None => Ok(()),
+        Some((was, is)) => {
+            Err(Error::OtherRun { path: path.to_owned(), was: was.to_owned(), is: is.to_owned() })
+        }
     }
 }
 

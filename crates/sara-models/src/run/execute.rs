@@ -15,11 +15,12 @@ use sara_svd::SvdOps;
 use serde::{Deserialize, Serialize};
 
 use super::dir::{ADAPTER, RunDir, RunJournal, final_ranks};
+use super::inputs::Inputs;
 use super::{BackboneDropout, Run, inherit};
 use crate::adapted::handover::{PeftProfile, export_peft, manifest};
-use crate::adapted::{Adapted, Answer, read_adapter};
+use crate::adapted::{Adapted, Answer, Base, read_adapter};
 use crate::architecture::Architecture;
-use crate::classify::{Classify, Dataset, classify, prepare};
+use crate::classify::{Classify, Dataset, Learned, classify, prepare};
 use crate::encoder::EncoderCheckpoint;
 use crate::encoder::Loaded;
 use crate::encoder::config::Dropouts;
@@ -51,6 +52,8 @@ pub struct Prepared {
     pub notes: Vec<String>,
     /// The adapter to start from, where one is given.
     init: Option<StoredAdapter>,
+    /// Hashes of what was read.
+    inputs: Inputs,
 }
 
 /// The adapter that training starts from.
@@ -68,6 +71,8 @@ pub struct Start<B: LayerOps> {
 pub struct Mode {
     /// Goes on from the newest snapshot; else the directory must be new.
     pub resume: bool,
+    /// Resumes with more steps than the run was started with.
+    pub extend: bool,
     /// Ends after so many optimizer steps, with a snapshot.
     pub stop_after: Option<usize>,
 }
@@ -124,11 +129,19 @@ impl Prepared {
     ///
     /// # Errors
     /// What reading said; where the data, the adapter to start from and the model do not fit.
-    pub fn new(mut run: Run) -> Result<Self> {
+    pub fn new(run: Run) -> Result<Self> {
+        Self::beside(run, Base::TrainedOn)
+    }
+
+    /// The same; `base` says which model the adapter to start from may be put beside.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn beside(mut run: Run, base: Base) -> Result<Self> {
         let checkpoint = EncoderCheckpoint::open(&run.model)?;
         let (init, mut notes) = match &run.init_adapter {
             Some(dir) => {
-                let (stored, notes) = read_adapter(dir, &checkpoint)?;
+                let (stored, notes) = read_adapter(dir, &checkpoint, base)?;
                 (Some(stored), notes)
             }
             None => (None, Vec::new()),
@@ -144,14 +157,23 @@ impl Prepared {
             run.optimizer.learning_rate = Some(rate);
         }
         run.targets.get_or_insert_with(Run::default_targets);
-        let tokenizer = Tokenizer::load(&run.model)?;
+        let tokenizer = Tokenizer::load(&checkpoint.dir)?;
         run.data.max_tokens = Some(checkpoint.config.max_tokens(run.data.max_tokens)?);
         let labels = checkpoint.config.labels.as_deref();
-        let (answer, train, valid) = prepare(&run.data, run.task, labels, &tokenizer)?;
+        let learned = prepare(&run.data, run.task, labels, Seed(run.seed), &tokenizer)?;
+        let Learned { answer, train, valid, notes: of_data } = learned;
+        notes.extend(of_data);
         check_tokens(&checkpoint.config, &train)?;
         check_tokens(&checkpoint.config, &valid)?;
         method.check_steps(run.optimizer.total_steps(train.items.len()))?;
-        Ok(Self { run, method, checkpoint, answer, train, valid, notes, init })
+        let inputs = Inputs {
+            base: checkpoint.fingerprint(),
+            tokenizer: tokenizer.fingerprint()?,
+            classes: Inputs::of_classes(&answer.classes),
+            train: train.fingerprint(),
+            valid: valid.fingerprint(),
+        };
+        Ok(Self { run, method, checkpoint, answer, train, valid, notes, init, inputs })
     }
 
     /// The summary of the run, if it was trained to its end before.
@@ -206,11 +228,17 @@ impl Prepared {
         let total = run.optimizer.total_steps(train.items.len());
         let manifest = manifest(checkpoint, &self.method, &plan, answer)?;
         let toml = run.to_toml()?;
-        let (dir, snapshot) = if mode.resume {
-            RunDir::resume(&run.output, &toml)?
-        } else {
-            (RunDir::create(&run.output, &toml)?, None)
+        let (dir, snapshot, notes) = match mode {
+            Mode { extend: true, .. } => {
+                let steps = |run: &Run| run.optimizer.total_steps(train.items.len());
+                RunDir::extend(&run.output, &toml, &self.inputs, steps)?
+            }
+            Mode { resume: true, .. } => RunDir::resume(&run.output, &toml, &self.inputs)?,
+            _ => (RunDir::create(&run.output, &toml, &self.inputs)?, None, Vec::new()),
         };
+        for note in &notes {
+            watcher.note("note", note);
+        }
         if let Some(snapshot) = &snapshot {
             watcher.note("resuming", &format!("at step {}", snapshot.step));
         }

@@ -9,14 +9,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::data::Task;
+use crate::data::{Columns, Format, Task};
 use crate::error::Error;
+use crate::hub::expanded;
 use crate::train::optimizer::AdamWConfig;
 use crate::train::schedule::{self, Schedule};
 
 use super::text::{apply, explain, one_line};
 
-/// A run file. Relative paths are relative to the current directory.
+/// A run file. Relative paths are relative to the current directory, `~` is the home directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Run {
@@ -102,13 +103,29 @@ pub enum BackboneDropout {
 }
 
 /// What is learned from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Data {
     /// Examples to learn from. Required.
     pub train: PathBuf,
-    /// Examples to choose the best model by. Required.
-    pub valid: PathBuf,
+    /// Examples to choose the best model by; default a share of those to learn from, which is kept apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid: Option<PathBuf>,
+    /// The share that is kept apart where `valid` is left out. Default 0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid_share: Option<f64>,
+    /// How both files are written; default by the ending of their names, else by their content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// Name of the column with the text. Default `text`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Name of the column with the second text of a pair. Default `text_pair`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
+    /// Name of the column with the label. Default `label`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Length at which texts are cut, in tokens; default 128 or the checkpoint's usable length, if that is smaller.
     pub max_tokens: Option<usize>,
     /// Whether each epoch has an order of its own, drawn from seed and epoch. Default true, as in transformers.
@@ -117,7 +134,25 @@ pub struct Data {
 
 impl Default for Data {
     fn default() -> Self {
-        Self { train: PathBuf::new(), valid: PathBuf::new(), max_tokens: None, shuffle: true }
+        Self {
+            train: PathBuf::new(),
+            valid: None,
+            valid_share: None,
+            format: None,
+            text: None,
+            text_pair: None,
+            label: None,
+            max_tokens: None,
+            shuffle: true,
+        }
+    }
+}
+
+impl Data {
+    /// The names of the columns.
+    pub fn columns(&self) -> Columns {
+        let Self { text, text_pair, label, .. } = self.clone();
+        Columns { text, text_pair, label }
     }
 }
 
@@ -256,6 +291,15 @@ impl Run {
             run =
                 table.clone().try_into().map_err(|error: toml::de::Error| wrong(explain(error.message())))?;
         }
+        let Data { train, valid, .. } = &mut run.data;
+        let paths = [
+            Some(&mut run.model),
+            Some(&mut run.output),
+            run.init_adapter.as_mut(),
+            Some(train),
+            valid.as_mut(),
+        ];
+        paths.into_iter().flatten().for_each(|path| *path = expanded(path));
         if run.optimizer.epochs.is_none() && run.optimizer.max_steps.is_none() {
             run.optimizer.epochs = Some(OptimizerConfig::EPOCHS);
         }
@@ -273,9 +317,21 @@ impl Run {
             ("model", &self.model, "the directory of a Hugging Face checkpoint"),
             ("output", &self.output, "a directory for the run to write"),
             ("data.train", &data.train, "a file of training examples"),
-            ("data.valid", &data.valid, "a file of validation examples"),
         ] {
             check(!path.as_os_str().is_empty(), field, &"\"\"", expected)?;
+        }
+        if let Some(valid) = &data.valid {
+            let expected = "a file of validation examples; leave it out to keep a share of the others apart";
+            check(!valid.as_os_str().is_empty(), "data.valid", &"\"\"", expected)?;
+        }
+        for (field, path) in [("data.train", Some(&data.train)), ("data.valid", data.valid.as_ref())] {
+            let expected = "a file, since a run reads it again to go on";
+            check(path.is_none_or(|path| path != Path::new("-")), field, &"\"-\"", expected)?;
+        }
+        if let Some(share) = data.valid_share {
+            let expected = "a share above 0 and below 1, where data.valid is left out";
+            let fits = share > 0.0 && share < 1.0 && data.valid.is_none();
+            check(fits, "data.valid_share", &share, expected)?;
         }
         if let Some(Targets::Named(names)) = &self.targets {
             let expected = "names such as [\"query\", \"value\"], or \"all-linear\"";

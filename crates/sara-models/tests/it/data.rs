@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sara_models::classify::{Batch, Classes, Dataset, Gold, Item, Labels, Lengths, collate};
-use sara_models::data::{Example, Examples, Label, Task, read};
-use sara_models::data::{Order, batches};
+use sara_models::data::{Example, Examples, Label, Order, batches};
 use sara_models::tokenizer::Tokenizer;
-use sara_models::{Error, Result};
 use serde_json::{Value, json};
 
 const PAD: u32 = 0;
@@ -50,21 +48,9 @@ fn bert() -> Value {
 fn load(tokenizer: &Value) -> Tokenizer {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let settings = json!({"truncation_side": "right", "model_input_names": ["input_ids", "token_type_ids"]});
+    std::fs::write(dir.path().join("tokenizer_config.json"), settings.to_string()).unwrap();
     Tokenizer::load(dir.path()).unwrap()
-}
-
-fn read_as(name: &str, content: impl AsRef<[u8]>, task: Task) -> Result<Examples> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join(name);
-    std::fs::write(&path, content).unwrap();
-    read(&path, task)
-}
-
-/// The message of the error about this file, without the directory.
-fn message(name: &str, content: impl AsRef<[u8]>, task: Task) -> String {
-    let message = read_as(name, content, task).unwrap_err().to_string();
-    assert!(!message.contains('\n'), "{message}");
-    message[message.find(name).expect("the message names the file")..].to_owned()
 }
 
 fn example(text: &str, text_pair: Option<&str>, label: Option<Label>, line: usize) -> Example {
@@ -76,15 +62,10 @@ fn name(name: &str) -> Option<Label> {
     Some(Label::Name(name.to_owned()))
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "an example's label is optional")]
-fn index(index: usize) -> Option<Label> {
-    Some(Label::Index(index))
-}
-
 fn labelled(labels: impl IntoIterator<Item = Option<Label>>) -> Examples {
     let list =
         labels.into_iter().enumerate().map(|(index, label)| example("a b", None, label, index + 2)).collect();
-    Examples { path: PathBuf::from("train.csv"), list }
+    Examples { path: PathBuf::from("train.csv"), list, notes: Vec::new() }
 }
 
 fn checkpoint(names: &[&str]) -> Classes {
@@ -96,178 +77,59 @@ fn size(size: usize) -> NonZeroUsize {
 }
 
 #[test]
-fn json_lines_keep_text_pair_label_and_line() {
-    let content = "\u{feff}{\"text\": \"a \\n\\u00e9\", \"label\": \"good\"}\r\n\
-                   {\"label\": 2, \"text\": \"b\", \"text_pair\": \"c\"}\r\n\
-                   {\"text\": \"c\", \"label\": null, \"text_pair\": null}\r\n\r\n";
-    let examples = read_as("x.jsonl", content, Task::Classify).unwrap();
-    assert_eq!(
-        examples.list,
-        [
-            example("a \n\u{e9}", None, name("good"), 1),
-            example("b", Some("c"), index(2), 2),
-            example("c", None, None, 3)
-        ]
-    );
-    let digits = read_as("x.jsonl", "{\"text\": \"a\", \"label\": \"2\"}", Task::Classify).unwrap();
-    assert_eq!(digits.list[0].label, name("2"), "in JSON a string is a name");
-}
-
-#[test]
-fn csv_knows_quotes_and_counts_lines_by_the_file() {
-    let content =
-        "\u{feff}label,text,text_pair\r\ngood,\"a, \"\"b\"\"\r\nc\",d\r\n7,plain 5\" disk,\r\n,x,y\r\n\r\n";
-    let examples = read_as("x.csv", content, Task::Classify).unwrap();
-    assert_eq!(
-        examples.list,
-        [
-            example("a, \"b\"\r\nc", Some("d"), name("good"), 2),
-            example("plain 5\" disk", Some(""), index(7), 4),
-            example("x", Some("y"), None, 5)
-        ]
-    );
-}
-
-#[test]
-fn tsv_takes_quotes_as_they_are() {
-    let examples = read_as("x.TSV", "text\tlabel\n\"a, b\t1\nc\" d\tgood\n", Task::Classify).unwrap();
-    assert_eq!(
-        examples.list,
-        [example("\"a, b", None, index(1), 2), example("c\" d", None, name("good"), 3)]
-    );
-}
-
-#[test]
-fn numbers_are_values_when_the_task_is_regress() {
-    let json =
-        read_as("x.jsonl", "{\"text\":\"a\",\"label\":3}\n{\"text\":\"b\",\"label\":-0.5}", Task::Regress)
-            .unwrap();
-    let csv = read_as("x.csv", "text,label\na,3\nb,-0.5\n", Task::Regress).unwrap();
-    for examples in [json, csv] {
-        let labels: Vec<_> = examples.list.into_iter().map(|example| example.label).collect();
-        assert_eq!(labels, [Some(Label::Value(3.0)), Some(Label::Value(-0.5))]);
-    }
-}
-
-#[test]
-fn a_broken_line_is_named_with_its_number_and_a_remedy() {
-    let good = "{\"text\": \"a\"}\n";
-    let json = |line: &str, task| message("x.jsonl", format!("{good}{line}\n{good}"), task);
-    let classify = |line: &str| json(line, Task::Classify);
-    assert_eq!(
-        classify("{\"text\": \"a\" \"label\": 1}"),
-        "x.jsonl, line 2: is not a JSON object: expected `,` or `}` at column 14; write one object, {\"text\": \"...\"}, per line"
-    );
-    assert!(classify("[1]").starts_with("x.jsonl, line 2: is not a JSON object: "));
-    assert_eq!(classify("  "), "x.jsonl, line 2: is empty; remove it");
-    assert_eq!(
-        classify("{\"text\": \"a\", \"lable\": 1}"),
-        "x.jsonl, line 2: unknown key `lable`, the nearest is `label`; known here: text, text_pair, label"
-    );
-    assert!(classify("{\"text\": \"a\", \"textpair\": 1}").contains("the nearest is `text_pair`;"));
-    assert_eq!(classify("{\"label\": 1}"), "x.jsonl, line 2: has no `text`; add \"text\": \"...\"");
-    assert_eq!(classify("{\"text\": 7}"), "x.jsonl, line 2: `text` is 7; write it as a string");
-    assert_eq!(
-        classify("{\"text\": \"a\", \"label\": true}"),
-        "x.jsonl, line 2: label true is neither a class's name nor its index; write a string or a whole number"
-    );
-    for number in ["-1", "0.5", "1.0"] {
-        let message = classify(&format!("{{\"text\": \"a\", \"label\": {number}}}"));
-        assert!(message.starts_with(&format!("x.jsonl, line 2: label {number} is no class; ")), "{message}");
-        assert!(message.contains("left out") && message.contains("task = \"regress\""), "{message}");
-    }
-    assert_eq!(
-        json("{\"text\": \"a\", \"label\": \"good\"}", Task::Regress),
-        "x.jsonl, line 2: label \"good\" is not a finite number; names are for task = \"classify\""
-    );
-    assert!(
-        json("{\"text\": \"a\", \"label\": 1e300}", Task::Regress)
-            .contains("label 1e300 is not a finite number")
-            || json("{\"text\": \"a\", \"label\": 1e300}", Task::Regress)
-                .contains("label 1e+300 is not a finite number")
-    );
-    let bytes = [good.as_bytes(), b"{\"text\": \"\xff\"}"].concat();
-    assert_eq!(
-        message("x.jsonl", bytes, Task::Classify),
-        "x.jsonl, line 2: is not UTF-8; convert the file to UTF-8"
-    );
-}
-
-#[test]
-fn a_broken_table_is_named_with_its_line_and_a_remedy() {
-    let csv = |content: &str| message("x.csv", content, Task::Classify);
-    assert_eq!(
-        csv("text,lable\na,1"),
-        "x.csv, line 1: unknown column `lable`, the nearest is `label`; known here: text, text_pair, label"
-    );
-    assert_eq!(csv("label\n1"), "x.csv, line 1: has no column `text`; the first line must name the columns");
-    assert_eq!(csv("text,text\na,b"), "x.csv, line 1: names the column `text` twice; keep one of them");
-    assert_eq!(
-        csv("text,label\n\"a\nb\",1\nc,d,1\n"),
-        "x.csv, line 4: has 3 fields for 2 columns (text, label); put a field that holds a comma in double quotes"
-    );
-    assert_eq!(csv("text,label\na,1\n\n\nb,1"), "x.csv, line 3: is empty; remove it");
-    assert_eq!(
-        csv("text,label\na,1\n\"b,1\nc,0\n"),
-        "x.csv, line 3: opens a quote that is never closed; close it"
-    );
-    assert_eq!(
-        csv("text,label\n\"a\" b,1\n"),
-        "x.csv, line 2: field 1 goes on after its closing quote; write each quote inside it twice"
-    );
-    assert!(csv("text,label\na,1\nb,-1\n").starts_with("x.csv, line 3: label -1 is no class; "));
-    let value = |label| message("x.csv", format!("text,label\na,{label}"), Task::Regress);
-    for label in ["good", "nan", "inf", "1e300"] {
-        assert_eq!(
-            value(label),
-            format!("x.csv, line 2: label {label} is not a finite number; names are for task = \"classify\"")
-        );
-    }
-    assert_eq!(
-        message("x.tsv", "text\tlabel\na\tb\t1\n", Task::Classify),
-        "x.tsv, line 2: has 3 fields for 2 columns (text, label); a field cannot hold a tab"
-    );
-}
-
-#[test]
-fn a_file_as_a_whole_can_be_wrong() {
-    for (name, content) in [
-        ("x.jsonl", ""),
-        ("x.jsonl", "\n\r\n"),
-        ("x.csv", "text,label\n"),
-        ("x.csv", ""),
-        ("x.tsv", "\u{feff}"),
-    ] {
-        assert_eq!(
-            message(name, content, Task::Classify),
-            format!("{name}: holds no examples; give at least one, one per line")
-        );
-    }
-    assert_eq!(
-        message("x.json", "{}", Task::Classify),
-        "x.json: unknown kind of data file; its name must end in .jsonl, .csv or .tsv"
-    );
-    let missing = read(Path::new("nowhere/x.jsonl"), Task::Classify).unwrap_err();
-    assert!(matches!(missing, Error::Io { .. }) && missing.to_string().starts_with("nowhere/x.jsonl: "));
-}
-
-#[test]
-fn classes_of_the_data_are_sorted_names_or_indices() {
+fn classes_of_the_data_are_sorted_names() {
     let names = labelled([name("b"), None, name("c"), name("a"), name("b")]);
     let classes = Classes::of_data(&names).unwrap();
     assert_eq!(classes.names(), ["a", "b", "c"]);
     assert_eq!(classes.indices(&names).unwrap(), [Some(1), None, Some(2), Some(0), Some(1)]);
-    let indices = labelled([index(10), index(0)].into_iter().chain((1..10).map(index)));
-    let classes = Classes::of_data(&indices).unwrap();
-    assert_eq!(classes.names()[9..], ["9", "10"], "by number, not by spelling");
-    assert_eq!(classes.indices(&indices).unwrap()[..2], [Some(10), Some(0)]);
+    // Numbers are names as well, from wherever they begin, and in their own order.
+    let numbers = labelled(["10", "1", "5", "01", "-1"].map(name));
+    let classes = Classes::of_data(&numbers).unwrap();
+    assert_eq!(classes.names(), ["-1", "01", "1", "5", "10"]);
+    assert_eq!(classes.indices(&numbers).unwrap(), [4, 2, 3, 1, 0].map(Some));
+    // One that is no number among them, and the spelling decides.
+    assert_eq!(Classes::of_data(&labelled(["10", "9", "x"].map(name))).unwrap().names(), ["10", "9", "x"]);
 }
 
 #[test]
-fn classes_of_a_checkpoint_keep_their_order() {
-    let classes = checkpoint(&["positive", "negative"]);
-    assert_eq!(classes.indices(&labelled([name("negative"), name("positive")])).unwrap(), [Some(1), Some(0)]);
-    assert_eq!(classes.indices(&labelled([index(1), None])).unwrap(), [Some(1), None]);
+fn a_label_is_a_name_first_and_then_an_index() {
+    let indices = |classes: &[&str], labels: &[&str]| {
+        checkpoint(classes).indices(&labelled(labels.iter().copied().map(name))).ok()
+    };
+    let all = |places: &[usize]| Some(places.iter().copied().map(Some).collect::<Vec<_>>());
+    assert_eq!(indices(&["positive", "negative"], &["negative", "positive"]), all(&[1, 0]));
+    assert_eq!(indices(&["positive", "negative"], &["1", "0", "negative"]), all(&[1, 0, 1]));
+    assert_eq!(indices(&["positive", "negative"], &["2"]), None);
+    // Ratings from 1: the label 0 is no class of these, and 1 is the first.
+    assert_eq!(indices(&["1", "2", "3"], &["1", "3"]), all(&[0, 2]));
+    assert_eq!(indices(&["1", "2", "3"], &["0"]), None);
+    assert_eq!(indices(&["01", "1"], &["1", "01"]), all(&[1, 0]));
+    // Of booleans alone the case does not matter.
+    assert_eq!(indices(&["false", "true"], &["TRUE", "False"]), all(&[1, 0]));
+    assert_eq!(indices(&["False", "True"], &["true", "false"]), all(&[1, 0]));
+    assert_eq!(indices(&["No", "Yes"], &["yes"]), None);
+}
+
+#[test]
+fn classes_without_names_are_named_by_the_data() {
+    let numbered: Vec<String> = (0..3).map(|i| format!("LABEL_{i}")).collect();
+    let of_run = |labels: &[&str]| {
+        let examples = labelled(labels.iter().copied().map(name));
+        let (classes, note) = Classes::of_run(Some(&numbered), &examples).unwrap();
+        (classes.names().to_vec(), note, classes.indices(&examples).ok())
+    };
+    let (names, note, indices) = of_run(&["good", "bad", "so so", "bad"]);
+    assert_eq!(names, ["bad", "good", "so so"]);
+    assert_eq!(
+        note.as_deref(),
+        Some("the checkpoint's 3 classes have no names; taken in order: bad, good, so so")
+    );
+    assert_eq!(indices, Some(vec![Some(1), Some(0), Some(2), Some(0)]));
+    assert_eq!(of_run(&["3", "1", "2"]).0, ["1", "2", "3"]);
+    // Of fewer only indices can be meant, and of names nothing.
+    assert_eq!(of_run(&["2", "0"]), (numbered.clone(), None, Some(vec![Some(2), Some(0)])));
+    assert_eq!(of_run(&["LABEL_2", "LABEL_0"]), (numbered.clone(), None, Some(vec![Some(2), Some(0)])));
+    assert_eq!(of_run(&["good", "bad"]), (numbered.clone(), None, None));
 }
 
 #[test]
@@ -278,16 +140,12 @@ fn labels_that_are_no_class_are_named_with_their_line() {
     };
     let known = || checkpoint(&["a", "b", "c"]);
     assert_eq!(
-        indices(known(), vec![name("a"), name("x")]),
-        "train.csv, line 3: label `x` is unknown to the checkpoint; its classes are a, b, c"
+        indices(known(), vec![name("a"), name("x\ty")]),
+        "train.csv, line 3: label `x\\ty` is unknown to the checkpoint; its classes are a, b, c"
     );
     assert_eq!(
-        indices(known(), vec![index(3)]),
-        "train.csv, line 2: label 3 is unknown to the checkpoint; its classes are a, b, c"
-    );
-    assert_eq!(
-        indices(known(), vec![None, name("a"), index(1)]),
-        "train.csv, line 4: labels are names on some lines and indices on others; use one kind throughout"
+        indices(known(), vec![name("3")]),
+        "train.csv, line 2: label `3` is unknown to the checkpoint; its classes are a, b, c"
     );
     let trained = Classes::of_data(&labelled([name("a"), name("b")])).unwrap();
     assert_eq!(
@@ -299,20 +157,19 @@ fn labels_that_are_no_class_are_named_with_their_line() {
     assert!(message.ends_with("n18, n19 and 5 more"), "{message}");
 
     assert_eq!(
-        of_data(vec![name("a"), index(1)]),
-        "train.csv, line 3: labels are names (`a`) and indices (1); use one kind throughout"
-    );
-    assert_eq!(
-        of_data(vec![index(1), index(3), index(0), index(3)]),
-        "train.csv, line 3: label 3, but no example has label 2; number the classes from 0 without gaps"
-    );
-    assert_eq!(
         of_data(vec![None, None]),
-        "train.csv: none of its 2 examples has a label; add \"label\" to each line"
+        "train.csv: none of its 2 examples has a label; add \"label\" to each line, or say which column it is \
+         (data.label, --label)"
     );
     assert_eq!(
         of_data(vec![name("a"), name("a")]),
         "train.csv: every label is `a`; a classifier needs examples of two classes or more"
+    );
+    let values: Vec<String> = (0..30).map(|i| format!("{i}.5")).collect();
+    assert_eq!(
+        of_data(values.iter().map(|value| name(value)).collect()),
+        "train.csv, line 2: has 30 different numbers as labels of 30 examples; numbers to predict are for \
+         task = \"regress\""
     );
     let value = vec![Some(Label::Value(0.5))];
     assert_eq!(
@@ -385,15 +242,15 @@ fn a_tokenizer_that_cannot_be_read_says_so_in_one_line() {
 
 #[test]
 fn a_dataset_keeps_order_drops_the_unlabelled_and_reports() {
-    let texts = ["a", "a b c d e", "b", "c d", "e"];
-    let labels = [name("good"), name("bad"), None, name("good"), name("good")];
+    let texts = ["a", "a b c d e", "b", "c d", "e", " ", "\n"];
+    let labels = [name("good"), name("bad"), None, name("good"), name("good"), name("bad"), None];
     let list = texts
         .iter()
         .zip(labels)
         .enumerate()
         .map(|(index, (text, label))| example(text, None, label, index + 1))
         .collect();
-    let examples = Examples { path: PathBuf::from("train.jsonl"), list };
+    let examples = Examples { path: PathBuf::from("train.jsonl"), list, notes: vec!["a note".to_owned()] };
     let classes = checkpoint(&["bad", "unused", "good"]);
     let dataset = Dataset::prepare(&examples, &load(&bert()), 5, Labels::Classes(&classes)).unwrap();
     let ids: Vec<_> = dataset.items.iter().map(|item| item.ids.as_slice()).collect();
@@ -402,17 +259,20 @@ fn a_dataset_keeps_order_drops_the_unlabelled_and_reports() {
     assert_eq!(targets, [2, 0, 2, 2].map(Gold::Class));
     assert_eq!(dataset.lengths(), [3, 5, 4, 3]);
 
+    assert_eq!(dataset.places, [0, 1, 3, 4]);
     let report = &dataset.report;
-    assert_eq!((report.examples, report.dropped, report.truncated), (4, 1, 1));
+    assert_eq!((report.examples, report.dropped, report.without_text, report.truncated), (4, 1, 2, 1));
     assert_eq!(report.tokens, Lengths { min: 3, p25: 3, p50: 3, p75: 4, p95: 7, max: 7 }, "before the cut");
     assert_eq!(
         report.to_string(),
         "train.jsonl: 4 examples, 1 more dropped because they have no label\n  \
          tokens     shortest 3, 25 % 3, 50 % 3, 75 % 4, 95 % 7, longest 7\n  \
          truncated  1 to max_tokens = 5\n  \
+         dropped    2 because they have no text\n  \
          classes    bad     1 (25.0 %)\n             \
          unused  0 (0.0 %)\n             \
-         good    3 (75.0 %)"
+         good    3 (75.0 %)\n  \
+         note       a note"
     );
     let json = serde_json::to_value(report).unwrap();
     assert_eq!(json["classes"][2], json!({"name": "good", "count": 3}));
@@ -440,17 +300,18 @@ fn values_become_targets_and_prediction_needs_none() {
 fn a_dataset_refuses_empty_texts_and_wrong_labels() {
     let tokenizer = load(&bert());
     let prepare = |list: Vec<Example>, targets: Labels<'_>| {
-        let examples = Examples { path: PathBuf::from("x.jsonl"), list };
+        let examples = Examples { path: PathBuf::from("x.jsonl"), list, notes: Vec::new() };
         Dataset::prepare(&examples, &tokenizer, 8, targets).unwrap_err().to_string()
     };
-    for text in ["", " \t", "[PAD] [PAD]"] {
-        let list = vec![example("a", None, None, 1), example(text, Some("b"), None, 2)];
-        assert_eq!(
-            prepare(list, Labels::Ignored),
-            "x.jsonl, line 2: the text has no token of its own; write some text or remove the line"
-        );
-    }
-    let unknown = Examples { path: PathBuf::from("x.jsonl"), list: vec![example("?", None, None, 1)] };
+    let list = vec![example("a", None, None, 1), example("[PAD] [PAD]", Some("b"), None, 2)];
+    assert_eq!(
+        prepare(list, Labels::Ignored),
+        "x.jsonl, line 2: the text has no token of its own; write some text or remove the line"
+    );
+    let list = vec![example("", None, None, 1), example(" \t", Some("b"), None, 2)];
+    assert_eq!(prepare(list, Labels::Ignored), "x.jsonl: none of its 2 examples has a text");
+    let list = vec![example("?", None, None, 1)];
+    let unknown = Examples { path: PathBuf::from("x.jsonl"), list, notes: Vec::new() };
     assert!(
         Dataset::prepare(&unknown, &tokenizer, 8, Labels::Ignored).is_ok(),
         "an unknown token is a token"
@@ -459,14 +320,14 @@ fn a_dataset_refuses_empty_texts_and_wrong_labels() {
     let without = vec![example("a", None, None, 1)];
     assert_eq!(
         prepare(without.clone(), Labels::Classes(&classes)),
-        "x.jsonl: none of its 1 examples has a label; add \"label\" to each line"
+        "x.jsonl: none of its 1 examples has a label; add \"label\" to each line, or say which column it is (data.label, --label)"
     );
     assert_eq!(
         prepare(without, Labels::Values),
-        "x.jsonl: none of its 1 examples has a label; add \"label\" to each line"
+        "x.jsonl: none of its 1 examples has a label; add \"label\" to each line, or say which column it is (data.label, --label)"
     );
     assert_eq!(
-        prepare(vec![example("a", None, index(1), 4)], Labels::Values),
+        prepare(vec![example("a", None, name("1"), 4)], Labels::Values),
         "x.jsonl, line 4: the label is a class, not a value; read the file for task = \"regress\""
     );
 }

@@ -13,15 +13,21 @@ mod data;
 #[cfg(feature = "flex")]
 mod finetune;
 #[cfg(feature = "flex")]
+mod found;
+#[cfg(feature = "flex")]
+mod harm;
+#[cfg(feature = "flex")]
 mod methods;
 mod metrics;
 mod model;
 #[cfg(feature = "flex")]
 mod optimizer;
 mod plot;
+mod reading;
 mod run;
 mod runs;
 mod schedule;
+mod tokenizers;
 #[cfg(feature = "flex")]
 mod training;
 #[cfg(all(feature = "flex", feature = "test-wgpu"))]

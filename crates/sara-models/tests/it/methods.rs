@@ -17,8 +17,18 @@ fn trained(method: &str) -> Workplace {
 }
 
 fn logits(place: &Workplace, adapter: &str) -> String {
-    let args =
-        ["predict", "--model", "model", "--adapter", adapter, "--data", "valid.jsonl", "--out", "logits"];
+    let args = [
+        "predict",
+        "--model",
+        "model",
+        "--adapter",
+        adapter,
+        "--data",
+        "valid.jsonl",
+        "--out",
+        "logits",
+        "--overwrite",
+    ];
     place.sara_ok(&[&args[..], &["--device", "cpu"]].concat());
     std::fs::read_to_string(place.path("logits")).unwrap()
 }
@@ -64,7 +74,9 @@ fn mo_sara_keeps_what_is_frozen_apart() {
     std::fs::write(&base, bytes).unwrap();
     let args =
         ["predict", "--model", "model", "--adapter", "run/adapter", "--data", "valid.jsonl", "--out", "x"];
-    refused(&place, &args, &["trained beside other weights", "frozen.safetensors"]);
+    refused(&place, &args, &["trained beside other weights", "--any-base"]);
+    let any = [&args[..], &["--any-base"]].concat();
+    refused(&place, &any, &["trained beside other weights", "frozen.safetensors"]);
 }
 
 #[test]

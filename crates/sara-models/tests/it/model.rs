@@ -13,6 +13,7 @@ use sara_models::encoder::Loaded;
 use sara_ops::LayerOps;
 
 mod config;
+mod found;
 mod heads;
 mod loading;
 mod merged;

@@ -183,8 +183,8 @@ fn unknown_keys_name_the_nearest() {
     assert_error(
         &LEAST.replace("valid =", "validation ="),
         &[],
-        "run.toml, line 6: unknown key `validation`, the nearest is `valid`; known here: train, valid, max_tokens, \
-         shuffle",
+        "run.toml, line 6: unknown key `validation`, the nearest is `valid`; known here: train, valid, valid_share, \
+         format, text, text_pair, label, max_tokens, shuffle",
     );
     assert_error(
         LEAST,
@@ -241,7 +241,15 @@ fn overrides_have_one_form() {
 fn values_out_of_range_say_what_is_expected() {
     for (wrong, expected) in [
         ("model=", "model = \"\": expected the directory of a Hugging Face checkpoint"),
-        ("data.valid=", "data.valid = \"\": expected a file of validation examples"),
+        (
+            "data.valid=",
+            "data.valid = \"\": expected a file of validation examples; leave it out to keep a share of the others apart",
+        ),
+        (
+            "data.valid_share=0.2",
+            "data.valid_share = 0.2: expected a share above 0 and below 1, where data.valid is left out",
+        ),
+        ("data.train=-", "data.train = \"-\": expected a file, since a run reads it again to go on"),
         ("targets=[]", "targets = []: expected names such as [\"query\", \"value\"], or \"all-linear\""),
         (
             "backbone_dropout=1",

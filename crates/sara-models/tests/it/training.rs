@@ -101,14 +101,11 @@ pub(crate) fn six_items() -> Dataset {
     let report = Report {
         path: "in memory".into(),
         examples: 6,
-        dropped: 0,
         max_tokens: 4,
-        truncated: 0,
         tokens: Lengths { min: 4, p25: 4, p50: 4, p75: 4, p95: 4, max: 4 },
-        classes: Vec::new(),
-        values: None,
+        ..Report::default()
     };
-    Dataset { items: (0..6).map(item).collect(), report }
+    Dataset { items: (0..6).map(item).collect(), places: (0..6).collect(), report }
 }
 
 /// The fixture's model, and a new LoRA beside each of its layers.

@@ -12,6 +12,8 @@ pub(crate) struct Console {
     pub(crate) json: bool,
     /// Words are left out.
     pub(crate) quiet: bool,
+    /// Words go to standard error.
+    pub(crate) aside: bool,
 }
 
 impl Console {
@@ -20,13 +22,18 @@ impl Console {
         Self { quiet: true, ..self }
     }
 
+    /// The same with words on standard error, where standard output is for a result.
+    pub(crate) fn aside(self) -> Self {
+        Self { aside: true, ..self }
+    }
+
     /// A line for a reader.
     pub(crate) fn say(self, line: impl Display) {
         if self.quiet {
             return;
         }
         // A reader who has gone away is no reason to stop working.
-        let _ = if self.json { writeln!(stderr(), "{line}") } else { writeln!(stdout(), "{line}") };
+        let _ = if self.aside { writeln!(stderr(), "{line}") } else { writeln!(stdout(), "{line}") };
     }
 
     /// What was decided on the way, one line each.

@@ -139,7 +139,7 @@ impl Job for DemoJob<'_> {
                 targets: Some(Targets::Named(vec!["query".into(), "value".into()])),
                 data: Data {
                     train: out.join("train.jsonl"),
-                    valid: out.join("valid.jsonl"),
+                    valid: Some(out.join("valid.jsonl")),
                     ..Data::default()
                 },
                 optimizer: OptimizerConfig { batch_size: 32, epochs: Some(5), ..OptimizerConfig::default() },

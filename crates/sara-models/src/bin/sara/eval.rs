@@ -1,10 +1,7 @@
 //! `sara eval`: measure a model, with or without an adapter, on labelled data.
 
-use std::path::PathBuf;
-
 use anyhow::ensure;
 use clap::Args;
-use sara_models::adapted::Adapted;
 use sara_models::classify::Dataset;
 use sara_models::classify::evaluate::evaluate;
 use sara_models::data::Task;
@@ -12,21 +9,18 @@ use sara_models::run::Device;
 use sara_models::train::metrics::Metrics;
 use serde::Serialize;
 
+use crate::adapter::Opened;
 use crate::console::Console;
 use crate::device::{Compute, Job, dispatch};
+use crate::files::DataFile;
 
 /// Arguments of `sara eval`.
 #[derive(Args)]
 pub(crate) struct Eval {
-    /// Directory of the model.
-    #[arg(long)]
-    model: PathBuf,
-    /// Directory of the adapter, native or PEFT's.
-    #[arg(long)]
-    adapter: Option<PathBuf>,
-    /// Labelled data: jsonl, csv or tsv.
-    #[arg(long)]
-    data: PathBuf,
+    #[command(flatten)]
+    opened: Opened,
+    #[command(flatten)]
+    data: DataFile,
     /// The task; what the head was trained for by default.
     #[arg(long, value_enum)]
     task: Option<Task>,
@@ -48,12 +42,12 @@ impl Job for &Eval {
     type Output = (Dataset, Metrics, Vec<String>);
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
-        let adapted = Adapted::<B>::open(&self.model, self.adapter.as_deref(), device)?;
+        let adapted = self.opened.open::<B>(device)?;
         ensure!(
             self.task.is_none_or(|task| task == adapted.answer.task),
             "the head was trained for another task; leave --task out to use its own"
         );
-        let data = adapted.labelled(&self.data, self.max_tokens)?;
+        let data = adapted.labelled(&self.data.rows()?, &self.data.columns(), self.max_tokens)?;
         let metrics = evaluate(&adapted.model, &adapted.trained, &data, self.batch_size)?;
         Ok((data, metrics, adapted.notes))
     }

@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
-use anyhow::ensure;
 use clap::Args;
 use sara_models::adapted::Adapted;
 use sara_models::adapted::handover::{PeftProfile, export_peft};
+use sara_models::data::{Columns, Rows};
 use sara_models::run::Device;
 use serde::Serialize;
 
+use crate::adapter::Beside;
 use crate::console::Console;
 use crate::device::{Compute, Job, dispatch};
+use crate::files::Out;
 
 /// Arguments of `sara export`.
 #[derive(Args)]
@@ -18,9 +20,11 @@ pub(crate) struct Export {
     /// Directory of the model.
     #[arg(long)]
     model: PathBuf,
-    /// Directory of the adapter.
+    /// Directory of the adapter, or of the run that trained it.
     #[arg(long)]
     adapter: PathBuf,
+    #[command(flatten)]
+    beside: Beside,
     /// `peft`: every loader reads it; `peft-compact`: each layer at its own rank, for recent loaders.
     #[arg(long, value_parser = ["peft", "peft-compact"])]
     to: String,
@@ -30,9 +34,8 @@ pub(crate) struct Export {
     /// Labelled examples whose tokens decide the mean.
     #[arg(long, requires = "collapse")]
     calibrate: Option<PathBuf>,
-    /// Where it goes; must not be there yet.
-    #[arg(long)]
-    out: PathBuf,
+    #[command(flatten)]
+    out: Out,
 }
 
 #[derive(Serialize)]
@@ -55,29 +58,30 @@ impl Job for &Export {
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
         let profile = if self.to == "peft-compact" { PeftProfile::Compact } else { PeftProfile::Portable };
-        let mut adapted = Adapted::<B>::open(&self.model, Some(&self.adapter), device)?;
+        let mut adapted =
+            Adapted::<B>::open_beside(&self.model, Some(&self.adapter), self.beside.base(), device)?;
         let mut collapsed = None;
         if let Some(file) = &self.calibrate {
-            let data = adapted.labelled(file, None)?;
+            let data = adapted.labelled(&Rows::read(file, None)?, &Columns::default(), None)?;
             let (of_mean, before, after) = adapted.collapse(&data)?;
             adapted = of_mean;
             collapsed =
                 Some(Collapsed { loss_before: before.value("loss"), loss_after: after.value("loss") });
         }
-        export_peft(&adapted, profile, &self.out)?;
+        export_peft(&adapted, profile, &self.out.out)?;
         Ok((adapted.notes, collapsed))
     }
 }
 
 impl Export {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
-        ensure!(!self.out.exists(), "{}: is there already; choose another --out", self.out.display());
+        self.out.check_dir(&[&self.model, &self.adapter], "adapter_config.json")?;
         let (notes, collapsed) = dispatch(device.unwrap_or(Device::Cpu), console, &self)?;
         console.notes(&notes);
         if let Some(Collapsed { loss_before: Some(before), loss_after: Some(after) }) = &collapsed {
             console.say(format!("loss        {before:.4} routed, {after:.4} at the mean of the gates"));
         }
-        console.say(format!("exported    {} ({})", self.out.display(), self.to));
-        console.result(&Report { out: self.out, to: self.to, collapsed })
+        console.say(format!("exported    {} ({})", self.out.out.display(), self.to));
+        console.result(&Report { out: self.out.out, to: self.to, collapsed })
     }
 }

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::ensure;
 use clap::Args;
-use sara_models::adapted::read_adapter;
+use sara_models::adapted::{Base, read_adapter};
 use sara_models::encoder::EncoderCheckpoint;
 use sara_models::run::Device;
 use serde::Serialize;
 
 use crate::console::Console;
+use crate::files::Out;
 
 /// Arguments of `sara import`.
 #[derive(Args)]
@@ -20,9 +21,8 @@ pub(crate) struct Import {
     /// Directory of the PEFT adapter.
     #[arg(long)]
     from: PathBuf,
-    /// Where the native adapter goes; must not be there yet.
-    #[arg(long)]
-    out: PathBuf,
+    #[command(flatten)]
+    out: Out,
 }
 
 #[derive(Serialize)]
@@ -34,17 +34,18 @@ struct Report {
 
 impl Import {
     pub(crate) fn run(self, _device: Option<Device>, console: Console) -> anyhow::Result<()> {
-        ensure!(!self.out.exists(), "{}: is there already; choose another --out", self.out.display());
+        self.out.check_dir(&[&self.model, &self.from], "adapter.json")?;
         ensure!(
             self.from.join("adapter_config.json").exists(),
             "{}: holds no adapter_config.json, so it is no PEFT adapter",
             self.from.display()
         );
-        let (stored, notes) = read_adapter(&self.from, &EncoderCheckpoint::open(&self.model)?)?;
+        let (stored, notes) =
+            read_adapter(&self.from, &EncoderCheckpoint::open(&self.model)?, Base::TrainedOn)?;
         console.notes(&notes);
-        stored.write(&self.out)?;
+        stored.write(&self.out.out)?;
         let (method, sites) = (stored.manifest.method.name(), stored.manifest.plan.sites.len());
-        console.say(format!("imported    {} ({method}, {sites} layers)", self.out.display()));
-        console.result(&Report { out: self.out, method, sites })
+        console.say(format!("imported    {} ({method}, {sites} layers)", self.out.out.display()));
+        console.result(&Report { out: self.out.out, method, sites })
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::ensure;
 use clap::Args;
 use sara_core::Site;
 use sara_models::adapted::Adapted;
@@ -11,8 +10,10 @@ use sara_models::architecture::Architecture;
 use sara_models::run::Device;
 use serde::Serialize;
 
+use crate::adapter::Beside;
 use crate::console::{Console, table};
 use crate::device::{Compute, Job, dispatch};
+use crate::files::Out;
 
 /// Arguments of `sara merge`.
 #[derive(Args)]
@@ -20,12 +21,13 @@ pub(crate) struct Merge {
     /// Directory of the model.
     #[arg(long)]
     model: PathBuf,
-    /// Directory of the adapter, native or PEFT's.
+    /// Directory of the adapter, native or PEFT's, or of the run that trained it.
     #[arg(long)]
     adapter: PathBuf,
-    /// Where the merged checkpoint goes; must not be there yet.
-    #[arg(long)]
-    out: PathBuf,
+    #[command(flatten)]
+    beside: Beside,
+    #[command(flatten)]
+    out: Out,
 }
 
 #[derive(Serialize)]
@@ -45,8 +47,10 @@ impl Job for &Merge {
     type Output = (Vec<SiteReport>, Vec<String>);
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
-        let (merged, norms) = Adapted::<B>::open(&self.model, Some(&self.adapter), device)?.merge()?;
-        merged.save(&self.out)?;
+        let (merged, norms) =
+            Adapted::<B>::open_beside(&self.model, Some(&self.adapter), self.beside.base(), device)?
+                .merge()?;
+        merged.save(&self.out.out)?;
         let linears = merged.checkpoint.config.linears();
         let names: BTreeMap<Site, String> =
             linears.into_iter().map(|target| (target.site, target.name)).collect();
@@ -60,13 +64,13 @@ impl Job for &Merge {
 
 impl Merge {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
-        ensure!(!self.out.exists(), "{}: is there already; choose another --out", self.out.display());
+        self.out.check_dir(&[&self.model, &self.adapter], "config.json")?;
         let (sites, notes) = dispatch(device.unwrap_or(Device::Cpu), console, &self)?;
         console.notes(&notes);
         let heading = vec!["site".to_owned(), "norm of the change".to_owned()];
         let row = |site: &SiteReport| vec![site.name.clone(), format!("{:.4}", site.frobenius_norm)];
         console.say(table(&std::iter::once(heading).chain(sites.iter().map(row)).collect::<Vec<_>>()));
-        console.say(format!("merged      {}", self.out.display()));
-        console.result(&Report { out: self.out, sites })
+        console.say(format!("merged      {}", self.out.out.display()));
+        console.result(&Report { out: self.out.out, sites })
     }
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use sara_core::{MethodConfig, ModelShape, Planned, RankPlan, Target, Targets};
 use sara_models::checkpoint::Checkpoint;
 use sara_models::encoder::config::EncoderConfig;
+use sara_models::hub::locate;
 use sara_models::run::{Device, Run};
 use serde::Serialize;
 
@@ -95,7 +96,7 @@ impl Job for Plan<'_> {
 
 impl Params {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
-        let config = EncoderConfig::read(&self.model)?;
+        let config = EncoderConfig::read(&locate(&self.model)?)?;
         let method = serde_json::from_str(&self.method).with_context(|| {
             format!("--method {}: write it as {{\"lora\": {{\"rank\": 8}}}}", self.method)
         })?;

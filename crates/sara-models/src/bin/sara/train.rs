@@ -8,6 +8,7 @@ use sara_models::architecture::Architecture;
 use sara_models::run::dir::RunDir;
 use sara_models::run::{Device, Ended, Mode, Prepared, Run, Summary};
 
+use crate::adapter::Beside;
 use crate::console::{Console, count, table};
 use crate::device::{Compute, Job, dispatch};
 use crate::progress::Shown;
@@ -24,6 +25,11 @@ pub(crate) struct Train {
     /// Go on from the newest checkpoint of the run.
     #[arg(long)]
     resume: bool,
+    /// With --resume and a raised optimizer.epochs or `optimizer.max_steps`: go on to the new total.
+    #[arg(long, requires = "resume")]
+    extend: bool,
+    #[command(flatten)]
+    beside: Beside,
     /// Save a checkpoint after this step and stop.
     #[arg(long, value_name = "STEP")]
     stop_after: Option<usize>,
@@ -43,20 +49,21 @@ impl Train {
         if !self.resume {
             RunDir::check_free(&run.output)?;
         }
-        let prepared = Prepared::new(run)?;
+        let prepared = Prepared::beside(run, self.beside.base())?;
         let (model, family) = (prepared.run.model.display(), prepared.checkpoint.config.family.name());
         console.say(format!("model       {model} ({family})"));
         console.notes(&prepared.notes);
         console.say(&prepared.train.report);
         console.say(&prepared.valid.report);
         if self.resume
+            && !self.extend
             && !self.dry_run
             && let Some(summary) = prepared.finished()?
         {
             console.say(format!("finished    {} is trained to its end", summary.output.display()));
             return console.result(&summary);
         }
-        let mode = Mode { resume: self.resume, stop_after: self.stop_after };
+        let mode = Mode { resume: self.resume, extend: self.extend, stop_after: self.stop_after };
         let job = TrainJob { prepared: &prepared, mode, dry_run: self.dry_run, console };
         if let Some(summary) = dispatch(device, console, job)? {
             console.result(&summary)?;

@@ -44,7 +44,7 @@ fn one_error_lists_every_tensor_that_does_not_fit() {
         "roberta.encoder.layer.0.attention.self.key.weight: expected [32, 32], found [16, 64]",
         "roberta.embeddings.word_embeddings.weight: 1 of 10240 values are not finite",
         "roberta.encoder.layer.1.intermediate.dense.weight: 1 of 1536 values are not finite",
-        "roberta.embeddings.LayerNorm.bias: expected F32, F16 or BF16, found I32",
+        "roberta.embeddings.LayerNorm.bias: expected F64, F32, F16 or BF16, found I32",
     ] {
         assert!(message.contains(part), "{part} is not in: {message}");
     }

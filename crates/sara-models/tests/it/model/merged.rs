@@ -110,7 +110,7 @@ fn the_configuration_names_the_new_labels_and_keeps_the_rest() {
             .unwrap_err()
             .to_string()
     };
-    assert!(fails(&out, &labels).contains("exists already"));
+    assert!(fails(base.path(), &labels).contains("is the checkpoint that is merged into"));
     assert!(fails(&base.path().join("other"), &two).contains("2 names for a head of 1"));
     assert!(!base.path().join("other").exists());
 }

@@ -1,0 +1,52 @@
+//! The model that commands open, with an adapter beside it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use sara_models::adapted::{Adapted, Base};
+
+use crate::device::Compute;
+
+/// A model, and the adapter that is put beside it.
+#[derive(Args)]
+pub(crate) struct Opened {
+    /// Directory of the model.
+    #[arg(long)]
+    model: PathBuf,
+    /// Directory of the adapter, native or PEFT's, or of the run that trained it.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    beside: Beside,
+}
+
+/// Which base an adapter may be put beside.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct Beside {
+    /// Use the adapter beside a model of the same shape that it was not trained on.
+    #[arg(long)]
+    any_base: bool,
+}
+
+impl Beside {
+    /// The base.
+    pub(crate) fn base(self) -> Base {
+        if self.any_base { Base::Any } else { Base::TrainedOn }
+    }
+}
+
+impl Opened {
+    /// Opens both.
+    pub(crate) fn open<B: Compute>(&self, device: &B::Device) -> sara_models::Result<Adapted<B>> {
+        Adapted::open_beside(&self.model, self.adapter.as_deref(), self.beside.base(), device)
+    }
+
+    /// Everything that is read: the model, the adapter and one file more.
+    pub(crate) fn files<'a>(&'a self, other: Option<&'a PathBuf>) -> Vec<&'a Path> {
+        [Some(&self.model), self.adapter.as_ref(), other]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+            .collect()
+    }
+}
