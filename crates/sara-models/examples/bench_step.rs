@@ -111,7 +111,7 @@ fn random_data(config: &EncoderConfig, rows: usize, seq: usize) -> Dataset {
         tokens,
         ..Report::default()
     };
-    Dataset { items, places: (0..rows).collect(), report }
+    Dataset { items, places: (0..rows).collect(), lines: (1..=rows).collect(), report }
 }
 
 /// Floating-point operations of the matrix products that a step of a classifier cannot do without.

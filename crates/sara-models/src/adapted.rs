@@ -3,10 +3,9 @@
 pub mod handover;
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::backend::Backend;
-use sara_core::parameters::Tensors;
 use sara_core::store::StoredAdapter;
 use sara_core::{Adapter, AnyAdapter, Backbone, LayerOps, Seed};
 use sara_svd::SvdOps;
@@ -20,7 +19,7 @@ use crate::data::{Columns, Rows, Task};
 use crate::encoder::EncoderCheckpoint;
 use crate::encoder::config::EncoderFamily;
 use crate::encoder::head::{self, Head};
-use crate::encoder::{Encoder, Loaded};
+use crate::encoder::{Encoder, Loaded, check_tokens};
 use crate::error::{Error, Result};
 use crate::run::dir::RunDir;
 use crate::tokenizer::Tokenizer;
@@ -95,21 +94,29 @@ impl Answer {
 /// # Errors
 /// What reading it said, or where it does not fit the model; [`Error::OtherBase`] where it was trained beside another.
 pub fn read_adapter(
-    dir: &Path,
+    given: &Path,
     checkpoint: &EncoderCheckpoint,
     base: Base,
 ) -> Result<(StoredAdapter, Vec<String>)> {
-    let (dir, mut notes) = match RunDir::best_adapter(dir) {
+    let (dir, mut notes) = match RunDir::best_adapter(given) {
         Some(best) => (best.clone(), vec![format!("the best adapter of the run, {}", best.display())]),
-        None => (dir.to_owned(), Vec::new()),
+        None => (given.to_owned(), Vec::new()),
     };
-    if dir.join("adapter_config.json").exists() {
+    if let Some(dir) = peft_dir(&dir)? {
+        if dir.file_name() != given.file_name() {
+            notes.push(format!("the adapter in {}", dir.display()));
+        }
         let config = &checkpoint.config;
         let imported = sara_core::import::peft::import(&dir, &config.linears(), config.shape())?;
         if let Some(task) = imported.task_type.filter(|task| !TASK_TYPES.contains(&task.as_str())) {
             return Err(Error::OtherTaskType { path: dir, task });
         }
-        let head: Tensors = imported.head.into_iter().collect();
+        if !imported.embeddings.is_empty() {
+            checkpoint.check_embeddings(&imported.embeddings, &dir)?;
+            notes.push("the embeddings saved along are those of the model, and left out".to_owned());
+        }
+        let head =
+            checkpoint.whole_head(imported.head.into_iter().collect(), &imported.head_changes, &dir)?;
         let mut manifest = imported.stored.manifest;
         manifest.head = head.keys().cloned().collect();
         let stored = StoredAdapter { manifest, head, ..imported.stored };
@@ -138,6 +145,32 @@ pub fn read_adapter(
         notes.push(format!("the adapter was trained beside other weights, those of `{base_name}`"));
     }
     Ok((stored, notes))
+}
+
+/// Where in `dir` PEFT's files are, if there are any: there, or in the sub-directory of an adapter with a name.
+///
+/// # Errors
+/// [`Error::Format`] where there are several such sub-directories.
+pub fn peft_dir(dir: &Path) -> Result<Option<PathBuf>> {
+    let has_config = |dir: &Path| dir.join("adapter_config.json").exists();
+    if has_config(dir) || dir.join("adapter.json").exists() {
+        return Ok(Some(dir.to_owned()).filter(|dir| has_config(dir)));
+    }
+    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(std::result::Result::ok);
+    let mut named: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| has_config(path)).collect();
+    named.sort();
+    match named.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        [first, second, ..] => {
+            let problem = format!(
+                "holds several adapters; give one of them: {}, {}",
+                first.display(),
+                second.display()
+            );
+            Err(Error::format(dir, problem))
+        }
+    }
 }
 
 impl<B: LayerOps + SvdOps> Adapted<B> {
@@ -210,7 +243,10 @@ impl<B: LayerOps> Adapted<B> {
             Task::Regress => Labels::Values,
         };
         let max_tokens = self.checkpoint.config.max_tokens(max_tokens)?;
-        Dataset::prepare(&rows.examples(columns, Some(self.answer.task))?, &tokenizer, max_tokens, labels)
+        let examples = rows.examples(columns, Some(self.answer.task))?;
+        let data = Dataset::prepare(&examples, &tokenizer, max_tokens, labels)?;
+        check_tokens(&self.checkpoint.config, &data, &tokenizer)?;
+        Ok(data)
     }
 
     /// Makes constant what depends on the input, at the mean over the tokens of `data`; returns the metrics on it before

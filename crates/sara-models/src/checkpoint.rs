@@ -8,7 +8,7 @@ use sara_core::{AnyAdapter, LayerOps, MethodConfig, RankPlan, Seed, Target, Targ
 use sara_svd::SvdOps;
 
 use self::loader::Loader;
-use self::weights::{Weights, to_f32_transposed};
+use self::weights::{Weights, to_f32, to_f32_transposed};
 use crate::architecture::{Architecture, Family, describe};
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
@@ -190,6 +190,12 @@ impl<A: Architecture> Checkpoint<A> {
             }
         }
         hash.finish()
+    }
+
+    /// The values of a tensor in f32, by its name in a model with a head.
+    pub(crate) fn values(&self, name: &str) -> Option<TensorData> {
+        let view = self.weights.tensor(&self.names.in_file(name))?;
+        Some(TensorData::new(to_f32(&view)?, view.shape().to_vec()))
     }
 
     /// A loader of this checkpoint's tensors, under the names of a model with a head.

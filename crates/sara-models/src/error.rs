@@ -156,6 +156,21 @@ pub enum Error {
         problem: String,
     },
 
+    /// A file that a run file names is not there.
+    #[error(
+        "{field} = {}: No such file or directory; relative paths count from the working directory, {}",
+        path.display(),
+        from.display()
+    )]
+    MissingPath {
+        /// The key, with its table.
+        field: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The working directory.
+        from: PathBuf,
+    },
+
     /// A value of the run's configuration is out of its range.
     #[error("{field} = {found}: expected {expected}")]
     Config {

@@ -62,6 +62,11 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// The token with this id.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// The largest token id; the model's embedding must have a row for it.
     pub fn largest_id(&self) -> u32 {
         self.largest_id

@@ -25,6 +25,8 @@ pub(crate) const CONFIG: &str = "adapter_config.json";
 pub(crate) const TENSORS: &str = "adapter_model.safetensors";
 /// What PEFT puts before the path of a module.
 pub(crate) const PREFIX: &str = "base_model.model.";
+/// The key in `auto_mapping` under which our export keeps what the head answers; PEFT leaves it alone.
+pub(crate) const TASK: &str = "sara";
 /// The version of PEFT whose format this is.
 const PEFT_VERSION: &str = "0.21.2";
 
@@ -59,6 +61,8 @@ pub struct PeftExport<'a> {
     pub base: &'a str,
     /// PEFT's name of the task, for example `SEQ_CLS`.
     pub task_type: Option<&'a str>,
+    /// What the head answers, for our own import; PEFT has no place for the names of classes.
+    pub task: &'a Value,
     /// How ranks are written.
     pub profile: Profile,
 }
@@ -174,8 +178,10 @@ fn config(about: &PeftExport<'_>, pairs: &[Pair<'_>], rank: usize) -> Value {
         [] => Value::Null,
         modules => modules.into(),
     };
+    let mapping = if about.task.is_null() { Value::Null } else { json!({TASK: about.task}) };
     json!({
         "alpha_pattern": ranks,
+        "auto_mapping": mapping,
         "base_model_name_or_path": about.base,
         "bias": "none",
         "exclude_modules": null,

@@ -32,14 +32,25 @@ fn head() -> PeftHead {
     }
 }
 
+/// What the head answers, as whoever exports describes it.
+fn task() -> Value {
+    json!({"classes": ["a", "b"]})
+}
+
 fn exported(
     adapter: &impl Adapter<Flex>,
     head: &PeftHead,
     profile: Profile,
     dest: &Path,
 ) -> Result<usize, Error> {
-    let about =
-        PeftExport { linears: &linears(), head, base: "tiny-base", task_type: Some("SEQ_CLS"), profile };
+    let about = PeftExport {
+        linears: &linears(),
+        head,
+        base: "tiny-base",
+        task_type: Some("SEQ_CLS"),
+        task: &task(),
+        profile,
+    };
     export(&Tiny::<Flex>::new(&FlexDevice), adapter, &about, dest)
 }
 
@@ -129,6 +140,7 @@ fn every_low_rank_method_comes_back_as_the_same_change() {
             assert_eq!(imported.head, expected);
             assert_eq!(imported.stored.manifest.head, ["classifier"]);
             assert_eq!(imported.stored.manifest.base, "tiny-base");
+            assert_eq!(imported.stored.manifest.task, task());
             assert_eq!(imported.task_type.as_deref(), Some("SEQ_CLS"));
         }
     }
@@ -179,7 +191,7 @@ fn portable_pads_and_compact_lists() {
     let ranks = json!({paths[0]: 2, paths[1]: 1, paths[2]: 3, paths[3]: 5});
     let expected = |patterns: &Value| {
         json!({
-            "alpha_pattern": patterns, "base_model_name_or_path": "tiny-base", "bias": "none", "exclude_modules": null,
+            "alpha_pattern": patterns, "auto_mapping": {"sara": task()}, "base_model_name_or_path": "tiny-base", "bias": "none", "exclude_modules": null,
             "fan_in_fan_out": false, "inference_mode": true, "init_lora_weights": true, "layers_pattern": null,
             "layers_to_transform": null, "lora_alpha": 5, "lora_dropout": 0.0, "modules_to_save": ["classifier"],
             "peft_type": "LORA", "peft_version": "0.21.2", "r": 5, "rank_pattern": patterns, "revision": null,

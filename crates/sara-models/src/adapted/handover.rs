@@ -49,11 +49,13 @@ pub fn export_peft<B: LayerOps>(adapted: &Adapted<B>, profile: PeftProfile, dest
         tensors: trained.head.tensors().into_iter().collect(),
         modules_to_save: trained.head.modules_to_save().iter().map(ToString::to_string).collect(),
     };
+    let task = serde_json::to_value(&adapted.answer).map_err(|error| Error::format(dest, error))?;
     let about = PeftExport {
         linears: &checkpoint.config.linears(),
         head: &head,
         base: &name_of(checkpoint),
         task_type: Some("SEQ_CLS"),
+        task: &task,
         profile,
     };
     export(model, &trained.adapter, &about, dest)?;

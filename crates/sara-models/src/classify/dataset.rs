@@ -20,6 +20,8 @@ pub struct Dataset {
     pub items: Vec<Item>,
     /// The place of each item among the examples of the file, from 0.
     pub places: Vec<usize>,
+    /// The line of the file on which each begins.
+    pub lines: Vec<usize>,
     /// What they are like, and what was cut or left out.
     pub report: Report,
 }
@@ -156,6 +158,7 @@ impl Dataset {
             let problem = "the text has no token of its own; write some text or remove the line";
             return Err(examples.problem(example.line, problem.to_owned()));
         }
+        let lines = kept.iter().map(|example| example.line).collect();
         let report = Report {
             path: examples.path.clone(),
             examples: kept.len(),
@@ -169,7 +172,7 @@ impl Dataset {
             values: ValueRange::of(&wanted),
         };
         let item = |(Encoded { ids, types, .. }, target)| Item { ids, types, target };
-        Ok(Self { items: encoded.into_iter().zip(wanted).map(item).collect(), places, report })
+        Ok(Self { items: encoded.into_iter().zip(wanted).map(item).collect(), places, lines, report })
     }
 
     /// The number of tokens of each item, for [`batches`](crate::data::batches).

@@ -70,7 +70,7 @@ impl FineTune {
         let max_tokens = config.max_tokens(*max_tokens)?;
         let (classes, note) = Classes::of_run(config.labels.as_deref(), examples)?;
         let train = Dataset::prepare(examples, &tokenizer, max_tokens, Labels::Classes(&classes))?;
-        check_tokens(config, &train)?;
+        check_tokens(config, &train, &tokenizer)?;
         method.check_steps(options.optimizer.total_steps(train.items.len()))?;
 
         let seed = Seed(options.seed);

@@ -1,9 +1,11 @@
 //! The classification head: a dense layer with tanh on the first token, then one output for each label.
 
+use std::path::Path;
+
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
 use sara_core::low_rank::linear;
 use sara_core::parameters::{Tensors, edit, mismatches};
 use sara_core::{LayerOps, Pass};
@@ -11,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::checkpoint::SavedHead;
 use crate::checkpoint::weights::in_file_order;
+use crate::encoder::EncoderCheckpoint;
 use crate::encoder::config::EncoderFamily;
 use crate::error::Error;
 
@@ -123,12 +126,27 @@ impl<B: Backend> Head<B> {
         Ok(SavedHead { tensors: self.tensors(), replaces: HEAD, config })
     }
 
+    /// The same head with its dense layer trained, whatever the family has.
+    fn with_trained_dense(self) -> Self {
+        let Linear { weight, bias } = self.dense;
+        let dense = Linear {
+            weight: weight.set_require_grad(true),
+            bias: bias.map(|bias| bias.set_require_grad(true)),
+        };
+        Self { dense, trains_dense: true, ..self }
+    }
+
     /// This head with the values of `tensors`, named and oriented as [`Self::tensors`] gives them.
     ///
     /// # Errors
     /// [`Error::Mismatch`] that lists every tensor that is missing, unknown or of another shape; `what` names the
     /// source.
     pub fn with_tensors(mut self, tensors: &Tensors, what: &str) -> Result<Self, Error> {
+        let [dense, _] = paths(self.family);
+        // Someone has trained it.
+        if !self.trains_dense && tensors.contains_key(&format!("{dense}.weight")) {
+            self = self.with_trained_dense();
+        }
         let own = self.tensors().into_iter();
         let expected: Vec<_> = own.map(|(name, data)| (name, data.shape.to_vec(), None)).collect();
         let mismatches = mismatches(&expected, tensors);
@@ -168,4 +186,79 @@ fn replaced<B: Backend>(linear: Linear<B>, path: &str, tensors: &Tensors) -> Lin
         None => bias,
     });
     Linear { weight, bias }
+}
+
+impl EncoderCheckpoint {
+    /// A head of which an adapter has parts, or changes: the rest is this checkpoint's.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] where the checkpoint has no such rest, or another shape.
+    pub(crate) fn whole_head(
+        &self,
+        mut tensors: Tensors,
+        changes: &[(String, TensorData)],
+        adapter: &Path,
+    ) -> Result<Tensors, Error> {
+        if tensors.is_empty() && changes.is_empty() {
+            return Ok(tensors);
+        }
+        let mut mismatches = Vec::new();
+        for (path, change) in changes {
+            match self.values(path).filter(|weight| weight.shape == change.shape) {
+                Some(weight) => {
+                    let sum = weight
+                        .iter::<f32>()
+                        .zip(change.iter::<f32>())
+                        .map(|(weight, change)| weight + change);
+                    tensors.insert(
+                        path.clone(),
+                        TensorData::new(sum.collect::<Vec<f32>>(), weight.shape.clone()),
+                    );
+                }
+                None => mismatches
+                    .push(format!("{path}: the model has none of {:?} to adapt", change.shape.as_slice())),
+            }
+        }
+        for path in paths(self.config.family) {
+            let names = ["weight", "bias"].map(|name| format!("{path}.{name}"));
+            let is_out = path == paths(self.config.family)[1];
+            let needed = is_out
+                || self.config.family == EncoderFamily::Roberta
+                || names.iter().any(|name| tensors.contains_key(name));
+            for name in names.into_iter().filter(|_| needed) {
+                if let Some(values) = self.values(&name).filter(|_| !tensors.contains_key(&name)) {
+                    tensors.insert(name, values);
+                }
+            }
+        }
+        if mismatches.is_empty() {
+            return Ok(tensors);
+        }
+        Err(Error::Mismatch { what: adapter.display().to_string(), mismatches })
+    }
+
+    /// Whether embeddings that were saved along are this checkpoint's.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where they are not: the adapter was trained with others.
+    pub(crate) fn check_embeddings(
+        &self,
+        saved: &[(String, TensorData)],
+        adapter: &Path,
+    ) -> Result<(), Error> {
+        let is_own = |(path, saved): &&(String, TensorData)| {
+            self.values(path)
+                .is_some_and(|own| own.shape == saved.shape && own.iter::<f32>().eq(saved.iter::<f32>()))
+        };
+        match saved.iter().find(|entry| !is_own(entry)) {
+            None => Ok(()),
+            Some((path, _)) => {
+                let problem = format!(
+                    "holds embeddings that are not the model's ({path}): trained or resized ones are not supported; \
+                     merge the adapter with PEFT and give the merged model"
+                );
+                Err(Error::format(adapter, problem))
+            }
+        }
+    }
 }

@@ -6,9 +6,11 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 
 use crate::architecture::Architecture;
-use crate::classify::{Batch, Dataset, Item};
+use crate::classify::{Batch, Dataset};
+use crate::data::shown;
 use crate::encoder::config::{EncoderConfig, EncoderFamily};
 use crate::error::Error;
+use crate::tokenizer::Tokenizer;
 
 /// One padded batch on the device, every tensor `[batch, seq]`.
 #[derive(Debug, Clone)]
@@ -62,10 +64,22 @@ impl<B: Backend> Inputs<B> {
 /// Whether a model of this `config` has an embedding for every token of `data`, to be asked before a long run begins.
 ///
 /// # Errors
-/// [`Error::Input`], naming the first token that it has none for.
-pub fn check_tokens(config: &EncoderConfig, data: &Dataset) -> Result<(), Error> {
-    let check = |item: &Item| check_values(config, &item.ids, &item.types, item.ids.len());
-    data.items.iter().try_for_each(check).map_err(|problem| Error::Input { problem })
+/// [`Error::Data`], naming the first token that it has none for and its line; [`Error::Input`] for anything else.
+pub fn check_tokens(config: &EncoderConfig, data: &Dataset, tokenizer: &Tokenizer) -> Result<(), Error> {
+    for (item, &line) in data.items.iter().zip(&data.lines) {
+        if let Some(&id) = item.ids.iter().find(|&&id| id as usize >= config.vocab_size) {
+            let token = shown(&tokenizer.token(id).unwrap_or_default());
+            let problem = format!(
+                "the token `{token}` has the id {id}, and the model's embedding has {} rows: it was not resized for this \
+                 tokenizer, or the tokenizer is another model's",
+                config.vocab_size
+            );
+            return Err(Error::Data { path: data.report.path.clone(), line, problem });
+        }
+        check_values(config, &item.ids, &item.types, item.ids.len())
+            .map_err(|problem| Error::Input { problem })?;
+    }
+    Ok(())
 }
 
 /// What a backend would answer with a panic, or not at all.

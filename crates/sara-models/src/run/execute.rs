@@ -138,6 +138,7 @@ impl Prepared {
     /// # Errors
     /// As [`Self::new`].
     pub fn beside(mut run: Run, base: Base) -> Result<Self> {
+        run.check_paths()?;
         let checkpoint = EncoderCheckpoint::open(&run.model)?;
         let (init, mut notes) = match &run.init_adapter {
             Some(dir) => {
@@ -163,8 +164,8 @@ impl Prepared {
         let learned = prepare(&run.data, run.task, labels, Seed(run.seed), &tokenizer)?;
         let Learned { answer, train, valid, notes: of_data } = learned;
         notes.extend(of_data);
-        check_tokens(&checkpoint.config, &train)?;
-        check_tokens(&checkpoint.config, &valid)?;
+        check_tokens(&checkpoint.config, &train, &tokenizer)?;
+        check_tokens(&checkpoint.config, &valid, &tokenizer)?;
         method.check_steps(run.optimizer.total_steps(train.items.len()))?;
         let inputs = Inputs {
             base: checkpoint.fingerprint(),

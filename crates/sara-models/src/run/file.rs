@@ -15,7 +15,7 @@ use crate::hub::expanded;
 use crate::train::optimizer::AdamWConfig;
 use crate::train::schedule::{self, Schedule};
 
-use super::text::{apply, explain, one_line};
+use super::text::{apply, explain, one_line, parts};
 
 /// A run file. Relative paths are relative to the current directory, `~` is the home directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -256,7 +256,8 @@ impl Run {
 
     /// Reads a run file, applies overrides `key.sub=value` in their order, and validates the outcome.
     ///
-    /// A value is read as TOML where it can be, else taken as text. Of `epochs` and `max_steps`, an override of one
+    /// A value is read as TOML where its key takes that, else as text, as texts between commas, or as the whole number
+    /// that it is. Of `epochs` and `max_steps`, an override of one
     /// takes the other of the file away.
     ///
     /// # Errors
@@ -287,9 +288,25 @@ impl Run {
         for entry in overrides {
             // One after the other, so that the error names the override that is wrong.
             let wrong = |problem| Error::Run { place: format!("override `{entry}`"), problem };
-            apply(&mut table, entry).map_err(wrong)?;
-            run =
-                table.clone().try_into().map_err(|error: toml::de::Error| wrong(explain(error.message())))?;
+            let (key, values) = parts(entry).map_err(wrong)?;
+            let mut first = None;
+            let mut fits = None;
+            for value in values {
+                let mut changed = table.clone();
+                apply(&mut changed, key, value).map_err(wrong)?;
+                match changed.clone().try_into() {
+                    Ok(read) => {
+                        fits = Some((changed, read));
+                        break;
+                    }
+                    Err(error) => _ = first.get_or_insert(error),
+                }
+            }
+            (table, run) = match (fits, first) {
+                (Some(fits), _) => fits,
+                (None, Some(error)) => return Err(wrong(explain(error.message()))),
+                (None, None) => continue,
+            };
         }
         let Data { train, valid, .. } = &mut run.data;
         let paths = [
@@ -372,6 +389,22 @@ impl Run {
                 check(false, "method", &found, "exactly one method, as a table [method.NAME]")
             }
         }
+    }
+
+    /// Whether the files that are read are there.
+    ///
+    /// # Errors
+    /// [`Error::MissingPath`] names the key and from where relative paths count.
+    pub fn check_paths(&self) -> Result<(), Error> {
+        let Data { train, valid, .. } = &self.data;
+        let adapter = ("init_adapter", self.init_adapter.as_ref());
+        for (field, path) in [("data.train", Some(train)), ("data.valid", valid.as_ref()), adapter] {
+            if let Some(path) = path.filter(|path| !path.exists()) {
+                let from = std::env::current_dir().unwrap_or_default();
+                return Err(Error::MissingPath { field, path: path.clone(), from });
+            }
+        }
+        Ok(())
     }
 
     /// The configuration of the method; `T` reads `{"NAME": {...}}`, as an enum of serde does.

@@ -1,9 +1,28 @@
 //! The text side of a run file: overrides, and what serde says, in one line.
 
-/// Puts one `key.sub=value` into the table of a run file.
-pub(super) fn apply(table: &mut toml::Table, entry: &str) -> Result<(), String> {
-    let usage = || "write it as key=value or key.sub=value".to_owned();
+/// How an override is written.
+fn usage() -> String {
+    "write it as key=value or key.sub=value".to_owned()
+}
+
+/// The key of an override `key.sub=value`, and what its value may be, of which the first that fits the key is meant: as
+/// TOML where it is that, a text, a list of texts, a whole number that is written with a fraction of zero.
+pub(super) fn parts(entry: &str) -> Result<(&str, Vec<toml::Value>), String> {
     let (key, text) = entry.split_once('=').ok_or_else(usage)?;
+    let is_name =
+        |part: &str| part.chars().all(|c| c.is_alphanumeric() || "_.-".contains(c)) && !part.is_empty();
+    let names: Vec<&str> = text.split(',').map(str::trim).collect();
+    let list =
+        names.iter().all(|name| is_name(name)).then(|| names.into_iter().map(toml::Value::from).collect());
+    let whole = text.parse::<f64>().ok().filter(|number| number.fract() == 0.0 && number.abs() < 1e15);
+    let whole = whole.map(|number| toml::Value::from(number as i64));
+    let values = [Some(value_of(text)), Some(text.into()), list.map(toml::Value::Array), whole];
+    let values = values.into_iter().flatten().collect();
+    Ok((key, values))
+}
+
+/// Puts a value into the table of a run file.
+pub(super) fn apply(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<(), String> {
     let (parents, last) = key.rsplit_once('.').map_or((None, key), |(parents, last)| (Some(parents), last));
     if key.split('.').any(|part| part.trim() != part || part.is_empty()) {
         return Err(usage());
@@ -19,7 +38,7 @@ pub(super) fn apply(table: &mut toml::Table, entry: &str) -> Result<(), String> 
         "optimizer.max_steps" => inner.remove("epochs"),
         _ => None,
     };
-    inner.insert(last.to_owned(), value_of(text));
+    inner.insert(last.to_owned(), value);
     Ok(())
 }
 

@@ -36,9 +36,13 @@ impl Metrics {
         headline.or_else(|| self.value("loss").map(|loss| -loss))
     }
 
-    /// Whether this beats `best`. A tie does not, so the earlier model stays; a model without a score never does.
+    /// Whether this beats `best`. Of equal scores the lower loss does, and where that is equal too the earlier model
+    /// stays; a model without a score never does.
     pub fn beats(&self, best: &Self) -> bool {
         match (self.score(), best.score()) {
+            (Some(new), Some(old)) if new.total_cmp(&old).is_eq() => {
+                matches!((self.value("loss"), best.value("loss")), (Some(new), Some(old)) if new < old)
+            }
             (Some(new), Some(old)) => new > old,
             (new, old) => new.is_some() && old.is_none(),
         }

@@ -297,7 +297,7 @@ fn bad_data_is_refused() {
     refused(&place, &args, &["bad.jsonl: holds no examples"]);
     // Said once, although the file's name and the system's words are two errors, one inside the other.
     let done = place.sara(&["train", "--config", "run.toml", "data.train=none.jsonl"]);
-    assert_refused(&done, &[], &["none.jsonl"]);
+    assert_refused(&done, &[], &["data.train = none.jsonl", "count from the working directory, /"]);
     assert_eq!(done.stderr.matches("No such file").count(), 1, "{}", done.stderr);
 }
 
@@ -313,7 +313,11 @@ fn the_tokenizer_of_another_model_is_refused() {
         }
     }
     place.write("model/tokenizer.json", &tokenizer.to_string());
-    training_refused(&place, &[], &["token id 50", "tokenizer is another model's"]);
+    training_refused(
+        &place,
+        &[],
+        &["train.jsonl, line 1: the token `", "has the id 50", "embedding has 320 rows", "another model's"],
+    );
 }
 
 /// Layers that PEFT lists at rank 0 are left out, and whoever uses the adapter is told.

@@ -22,6 +22,8 @@ mod metrics;
 mod model;
 #[cfg(feature = "flex")]
 mod optimizer;
+#[cfg(feature = "flex")]
+mod peft_found;
 mod plot;
 mod reading;
 mod run;

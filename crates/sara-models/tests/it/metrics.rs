@@ -105,6 +105,13 @@ fn the_better_model_wins_by_the_primary_metric() {
     };
     assert!(with("accuracy", 0.8).beats(&with("accuracy", 0.7)));
     assert!(!with("accuracy", 0.7).beats(&with("accuracy", 0.7)));
+    let also = |loss: f64| {
+        let mut metrics = with("accuracy", 0.7);
+        metrics.insert("loss", Some(loss));
+        metrics
+    };
+    assert!(also(0.2).beats(&also(0.3)), "of equals the one of lower loss");
+    assert!(!also(0.3).beats(&also(0.2)) && !also(0.2).beats(&also(0.2)));
     assert!(with("loss", 0.2).beats(&with("loss", 0.3)));
     assert!(with("pearson", -0.5).beats(&with("pearson", f64::NAN)));
     assert!(!with("pearson", f64::NAN).beats(&with("pearson", -0.5)));

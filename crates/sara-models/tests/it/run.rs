@@ -156,6 +156,14 @@ fn overrides_are_toml_or_text() {
     assert_eq!(run.targets, Some(Targets::Named(vec!["key".into(), "output".into()])));
     assert_eq!(run.optimizer.learning_rate().to_bits(), 1e-3f64.to_bits());
     assert_eq!(run.method["sara"]["share"], 0.2);
+    // The key tells what is meant.
+    let run = load(&["output=7", "targets=query, value", "optimizer.epochs=3.0", "data.text=1"]).unwrap();
+    assert_eq!((run.output.as_path(), run.optimizer.epochs), (Path::new("7"), Some(3)));
+    assert_eq!(run.targets, Some(Targets::Named(vec!["query".into(), "value".into()])));
+    assert_eq!(run.data.text.as_deref(), Some("1"));
+    assert!(load(&["optimizer.epochs=2.5"]).is_err());
+    let home = std::env::var("HOME").unwrap();
+    assert_eq!(load(&["model=~/m"]).unwrap().model, Path::new(&home).join("m"));
     // A value cannot smuggle in a second key.
     assert_eq!(load(&["output=1\nseed = 9"]).unwrap().output, Path::new("1\nseed = 9"));
 }
@@ -214,8 +222,8 @@ fn wrong_types_are_one_line() {
     }
     assert_error(
         LEAST,
-        &["targets=query,value"],
-        "override `targets=query,value`: expected a list of names such as [\"query\", \"value\"] or \"all-linear\"",
+        &["targets={query = 1}"],
+        "override `targets={query = 1}`: expected a list of names such as [\"query\", \"value\"] or \"all-linear\"",
     );
     for broken in ["seed = \n", "seed = 1\nseed = 2\n", "[data\n"] {
         let message = parse(broken, &[]).unwrap_err().to_string();

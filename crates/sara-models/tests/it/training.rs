@@ -105,7 +105,7 @@ pub(crate) fn six_items() -> Dataset {
         tokens: Lengths { min: 4, p25: 4, p50: 4, p75: 4, p95: 4, max: 4 },
         ..Report::default()
     };
-    Dataset { items: (0..6).map(item).collect(), places: (0..6).collect(), report }
+    Dataset { items: (0..6).map(item).collect(), places: (0..6).collect(), lines: (1..=6).collect(), report }
 }
 
 /// The fixture's model, and a new LoRA beside each of its layers.
@@ -386,18 +386,6 @@ fn imported_adapters_give_the_outputs_of_peft() {
         assert_close(&TensorData::new(found, [n]), &expected, &format!("{name} hidden"));
         assert_close(&logits.into_data(), &floats(&golden["logits"]), &format!("{name} logits"));
     }
-}
-
-#[test]
-fn an_adapted_pooler_is_refused() {
-    let refused =
-        Adapted::<Flex>::open(&fixture("bert-cls3"), Some(&fixture("peft-lora-pooler")), &FlexDevice);
-    let error = refused.unwrap_err().to_string();
-    assert!(
-        error.contains("pooler.dense") && error.contains("not a layer of this model that can be adapted"),
-        "{error}"
-    );
-    assert_eq!(error.lines().count(), 1);
 }
 
 /// The adapter with its method's whole state, which PEFT's files lack: the golden values in a new one.

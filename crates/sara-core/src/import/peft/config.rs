@@ -2,16 +2,15 @@
 
 use std::path::Path;
 
-use regex::Regex;
-use serde::Deserialize;
+use fancy_regex::Regex;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::within;
 use crate::error::{Error, Result};
-use crate::export::peft::CONFIG;
+use crate::export::peft::{CONFIG, PREFIX, TASK};
 use crate::low_rank::{BranchConfig, Scaling};
 use crate::methods::lora::LoraConfig;
-use crate::site::Target;
 use crate::store::read_json;
 
 /// Options that change what an adapter computes and that this reader does not follow; harmless where they are off.
@@ -66,6 +65,9 @@ const HARMLESS_INITS: &[&str] = &["eva", "gaussian", "orthogonal"];
 /// Modules that are a task head. PEFT saves the first two for a classifier whatever the file says.
 const HEADS: &[&str] = &["classifier", "score", "pooler"];
 
+/// Parts of a head that may be saved by themselves; the rest is then the base's.
+const PARTS: &[&str] = &["dense", "out_proj"];
+
 /// PEFT's defaults.
 const RANK: usize = 8;
 const ALPHA: f64 = 8.0;
@@ -79,7 +81,9 @@ struct Raw {
     peft_type: String,
     task_type: Option<String>,
     base_model_name_or_path: Option<String>,
+    #[serde(default, deserialize_with = "whole")]
     r: Option<usize>,
+    #[serde(default, deserialize_with = "whole")]
     init_r: Option<usize>,
     lora_alpha: Option<f64>,
     lora_dropout: Option<f64>,
@@ -90,6 +94,20 @@ struct Raw {
     modules_to_save: Option<Vec<String>>,
     #[serde(flatten)]
     others: Map<String, Value>,
+}
+
+/// A whole number, which some programs write as `4.0`.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<usize>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    match whole_number(&value) {
+        None if !value.is_null() => Err(serde::de::Error::custom(format!("{value} is not a whole number"))),
+        number => Ok(number),
+    }
+}
+
+fn whole_number(value: &Value) -> Option<usize> {
+    let fractionless = || value.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0);
+    value.as_u64().map(|number| number as usize).or_else(|| Some(fractionless()? as usize))
 }
 
 /// Which of PEFT's two methods.
@@ -120,6 +138,8 @@ pub(super) struct Config {
     pub(super) lora: LoraConfig,
     pub(super) base: String,
     pub(super) task_type: Option<String>,
+    /// What the head answers, where [our export](crate::export::peft) wrote it.
+    pub(super) task: Value,
     /// Modules of the task head, whether the model has them or not.
     pub(super) head: Vec<String>,
     pub(super) notes: Vec<String>,
@@ -158,7 +178,7 @@ impl Config {
         }
         let (ranks, alphas) = match kind {
             Kind::Lora => (
-                patterns(path, raw.rank_pattern.as_ref(), |value| Some(value.as_u64()? as usize))?,
+                patterns(path, raw.rank_pattern.as_ref(), whole_number)?,
                 patterns(path, raw.alpha_pattern.as_ref(), Value::as_f64)?,
             ),
             Kind::Adalora => (masks(path, raw.rank_pattern.as_ref(), rank)?, Vec::new()),
@@ -180,6 +200,7 @@ impl Config {
             },
             head: raw.head(),
             notes: raw.notes(),
+            task: raw.others.get("auto_mapping").map(|mapping| mapping[TASK].clone()).unwrap_or_default(),
             base: raw.base_model_name_or_path.unwrap_or_default(),
             task_type: raw.task_type,
             ranks,
@@ -205,12 +226,12 @@ impl Config {
         self.head.iter().any(|module| within(path, module)) && !path.contains("lora_")
     }
 
-    /// A note for each pattern that no adapted layer matches.
-    pub(super) fn unmatched<'a>(&self, adapted: impl Iterator<Item = &'a Target>) -> Vec<String> {
-        let paths: Vec<&str> = adapted.map(|target| target.name.as_str()).collect();
+    /// A note for each pattern that none of the adapted layers at these paths matches.
+    pub(super) fn unmatched<'a>(&self, adapted: impl Iterator<Item = &'a str>) -> Vec<String> {
+        let paths: Vec<&str> = adapted.collect();
         let keys = self.ranks.iter().map(|p| ("rank_pattern", &p.key, &p.regex));
         keys.chain(self.alphas.iter().map(|p| ("alpha_pattern", &p.key, &p.regex)))
-            .filter(|(_, _, regex)| !paths.iter().any(|path| regex.is_match(path)))
+            .filter(|(_, _, regex)| !paths.iter().any(|path| regex.is_match(path).unwrap_or(false)))
             .map(|(field, key, _)| format!("{field} `{key}` matches no adapted layer"))
             .collect()
     }
@@ -236,13 +257,20 @@ impl Raw {
         let saved = self.modules_to_save.iter().flatten();
         let other = saved.into_iter().find(|module| {
             let last = module.rsplit('.').next().unwrap_or(module);
-            !HEADS.contains(&last)
+            let is_part = PARTS.contains(&last);
+            // A classifier is saved as a whole as well, and what stands in the file of a part is then an untrained copy.
+            !HEADS.contains(&last) && !is_part || is_part && self.task_type.as_deref() == Some("SEQ_CLS")
         })?;
-        Some(format!("modules_to_save holds `{other}`, which is not a task head ({})", HEADS.join(", ")))
+        Some(format!(
+            "modules_to_save holds `{other}`, which is not a task head ({}), or a part of one that is saved as a whole too",
+            HEADS.join(", ")
+        ))
     }
 
     fn head(&self) -> Vec<String> {
-        let mut head = self.modules_to_save.clone().unwrap_or_default();
+        let saved = self.modules_to_save.iter().flatten();
+        let mut head: Vec<String> =
+            saved.map(|module| module.strip_prefix(PREFIX).unwrap_or(module).to_owned()).collect();
         if self.task_type.as_deref() == Some("SEQ_CLS") {
             head.extend(["classifier", "score"].map(str::to_owned));
         }
@@ -273,7 +301,10 @@ fn is_off(value: &Value) -> bool {
 
 /// The value of the first pattern that matches.
 fn first<'a, T>(patterns: &'a [Pattern<T>], path: &str) -> Option<&'a T> {
-    patterns.iter().find(|pattern| pattern.regex.is_match(path)).map(|pattern| &pattern.value)
+    patterns
+        .iter()
+        .find(|pattern| pattern.regex.is_match(path).unwrap_or(false))
+        .map(|pattern| &pattern.value)
 }
 
 /// Patterns of LoRA: keys are regular expressions for the end of a path, from a dot on.
@@ -301,7 +332,7 @@ fn masks(path: &Path, entries: Option<&Map<String, Value>>, rank: usize) -> Resu
             Error::format(path, format!("rank_pattern `{key}` does not hold {rank} booleans (init_r)"))
         })?;
         let module = key.strip_suffix(".lora_E").unwrap_or(key);
-        let regex = Regex::new(&format!("^{}$", regex::escape(module)))
+        let regex = Regex::new(&format!("^{}$", fancy_regex::escape(module)))
             .map_err(|error| Error::format(path, format!("rank_pattern `{key}`: {error}")))?;
         Ok(Pattern { key: key.clone(), regex, value: kept.iter().filter(|&&kept| kept).count() })
     };

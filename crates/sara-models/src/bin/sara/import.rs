@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::ensure;
 use clap::Args;
-use sara_models::adapted::{Base, read_adapter};
+use sara_models::adapted::{Base, peft_dir, read_adapter};
 use sara_models::encoder::EncoderCheckpoint;
 use sara_models::run::Device;
 use serde::Serialize;
@@ -36,7 +36,7 @@ impl Import {
     pub(crate) fn run(self, _device: Option<Device>, console: Console) -> anyhow::Result<()> {
         self.out.check_dir(&[&self.model, &self.from], "adapter.json")?;
         ensure!(
-            self.from.join("adapter_config.json").exists(),
+            peft_dir(&self.from)?.is_some(),
             "{}: holds no adapter_config.json, so it is no PEFT adapter",
             self.from.display()
         );

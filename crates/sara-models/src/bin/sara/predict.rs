@@ -10,6 +10,7 @@ use sara_models::classify::evaluate::predict;
 use sara_models::classify::metrics::largest;
 use sara_models::classify::{Dataset, Labels, Report as DataReport};
 use sara_models::data::{Rows, Task};
+use sara_models::encoder::check_tokens;
 use sara_models::run::Device;
 use sara_models::tokenizer::Tokenizer;
 use serde::Serialize;
@@ -65,6 +66,7 @@ impl Job for &Predict {
         let examples = rows.examples(&self.data.columns(), None)?;
         let max_tokens = checkpoint.config.max_tokens(self.max_tokens)?;
         let data = Dataset::prepare(&examples, &tokenizer, max_tokens, Labels::Ignored)?;
+        check_tokens(&checkpoint.config, &data, &tokenizer)?;
         let mut logits = vec![None; rows.rows.len()];
         for (&place, row) in data.places.iter().zip(predict(&model, &trained, &data, self.batch_size)?) {
             logits[place] = Some(row);
