@@ -120,6 +120,11 @@ pub fn read_adapter(
         let mut manifest = imported.stored.manifest;
         manifest.head = head.keys().cloned().collect();
         let stored = StoredAdapter { manifest, head, ..imported.stored };
+        let base_name = &stored.manifest.base;
+        let last = |path: &str| path.trim_end_matches('/').rsplit('/').next().unwrap_or(path).to_owned();
+        if !base_name.is_empty() && last(base_name) != last(&checkpoint.given.display().to_string()) {
+            notes.push(format!("the adapter's files name another base, `{base_name}`"));
+        }
         notes.extend(imported.notes);
         return Ok((stored, notes));
     }
@@ -196,17 +201,23 @@ impl<B: LayerOps + SvdOps> Adapted<B> {
         let of_adapter = stored.as_ref().filter(|stored| !stored.head.is_empty());
         let of_checkpoint = checkpoint.config.labels.as_deref().map(Answer::of_labels);
         let answer = match of_adapter {
-            Some(stored) => match &stored.manifest.task {
-                // PEFT's files do not name the classes: the checkpoint may, else they are numbered.
-                Value::Null => match of_checkpoint {
-                    Some(answer) => answer,
-                    None => numbered(stored, checkpoint.config.family)?,
-                },
-                task => Answer::deserialize(task).map_err(|problem| Error::UnknownTask {
-                    task: task.to_string(),
-                    problem: problem.to_string(),
-                })?,
-            },
+            Some(stored) => {
+                match &stored.manifest.task {
+                    // PEFT's files do not name the classes: the checkpoint may, else they are numbered.
+                    Value::Null => {
+                        let (who, answer) = match of_checkpoint {
+                            Some(answer) => ("they are the model's", answer),
+                            None => ("they are numbered", numbered(stored, checkpoint.config.family)?),
+                        };
+                        notes.push(format!("the adapter's files name no classes; {who}"));
+                        answer
+                    }
+                    task => Answer::deserialize(task).map_err(|problem| Error::UnknownTask {
+                        task: task.to_string(),
+                        problem: problem.to_string(),
+                    })?,
+                }
+            }
             None => of_checkpoint.ok_or_else(|| Error::NoHead { path: model.to_owned() })?,
         };
         let (n_labels, seed) = (answer.n_labels(), Seed(0));

@@ -43,7 +43,12 @@ pub trait Architecture: Debug + Send + Sync {
 
     /// Settles what `config.json` leaves open and the files decide; `shape_of` gives the shape of a tensor by its name in
     /// a model with a head.
-    fn fit(&mut self, _shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) {}
+    ///
+    /// # Errors
+    /// Where the two contradict each other.
+    fn fit(&mut self, _shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<(), String> {
+        Ok(())
+    }
 
     /// What a reader wants to know, in order.
     fn facts(&self) -> Vec<(&'static str, String)>;
@@ -137,8 +142,8 @@ impl Architecture for Box<dyn Architecture> {
         self.as_ref().leaves_out(name, inside)
     }
 
-    fn fit(&mut self, shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) {
-        self.as_mut().fit(shape_of);
+    fn fit(&mut self, shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<(), String> {
+        self.as_mut().fit(shape_of)
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {

@@ -9,7 +9,7 @@ use sara_svd::SvdOps;
 
 use self::loader::Loader;
 use self::weights::{Weights, to_f32, to_f32_transposed};
-use crate::architecture::{Architecture, Family, describe};
+use crate::architecture::{Architecture, CONFIG, Family, describe};
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::hub::locate;
@@ -46,8 +46,8 @@ pub(crate) struct Names {
     parts: &'static [&'static str],
 }
 
-/// A tensor that every encoder and decoder has, and once.
-const EMBEDDINGS: [&str; 2] = ["embeddings.word_embeddings.weight", "embed_tokens.weight"];
+/// A tensor that every model has, and once.
+const EMBEDDINGS: &str = "embeddings.word_embeddings.weight";
 
 impl Names {
     /// # Errors
@@ -62,10 +62,7 @@ impl Names {
             );
             return Err(Error::format(weights.path(), problem));
         }
-        let prefixes: Vec<&str> = weights
-            .names()
-            .filter_map(|name| EMBEDDINGS.iter().find_map(|end| name.strip_suffix(end)))
-            .collect();
+        let prefixes: Vec<&str> = weights.names().filter_map(|name| name.strip_suffix(EMBEDDINGS)).collect();
         let backbone = match prefixes[..] {
             [prefix] => prefix.to_owned(),
             [] => {
@@ -138,7 +135,9 @@ impl<A: Architecture> Checkpoint<A> {
     fn with_config(given: &Path, dir: PathBuf, mut config: A) -> Result<Self, Error> {
         let weights = Weights::open(&dir)?;
         let names = Names::of(&weights, &config)?;
-        config.fit(&|name| Some(weights.tensor(&names.in_file(name))?.shape().to_vec()));
+        config
+            .fit(&|name| Some(weights.tensor(&names.in_file(name))?.shape().to_vec()))
+            .map_err(|problem| Error::format(&dir.join(CONFIG), problem))?;
         Ok(Self { dir, given: given.to_owned(), config, weights, names })
     }
 
@@ -170,17 +169,20 @@ impl<A: Architecture> Checkpoint<A> {
         Ok((adapter, plan))
     }
 
-    /// A hash of the linear layers of the blocks: their names and shapes, and some values of each weight.
+    /// A hash of the backbone: names and shapes of its tensors, and some values of each.
     ///
     /// It tells one base from another of the same shape. Reads a few pages of the file, whatever its size.
     pub fn fingerprint(&self) -> String {
         const VALUES: usize = 64;
         let mut hash = Fingerprint::default();
-        for target in self.config.linears() {
-            let Some(view) = self.weights.tensor(&format!("{}.weight", self.path_of(&target))) else {
+        for name in self.weights.names() {
+            // A pooler is part of a head here, and not in every file of one and the same base.
+            let inside = self.names.inside(name).filter(|inside| !inside.starts_with("pooler."));
+            let (Some(inside), Some(view)) = (inside, self.weights.tensor(name)) else { continue };
+            if self.leaves_out(name) {
                 continue;
-            };
-            hash.add(target.name.as_bytes());
+            }
+            hash.add(inside.replace(".gamma", ".weight").replace(".beta", ".bias").as_bytes());
             hash.add(format!("{:?} {}", view.shape(), view.dtype()).as_bytes());
             let (bytes, size) = (view.data(), (view.dtype().bitsize() / 8).max(1));
             let count = bytes.len() / size;
@@ -188,6 +190,7 @@ impl<A: Architecture> Checkpoint<A> {
                 let start = size * (i * count / VALUES.min(count));
                 hash.add(&bytes[start..start + size]);
             }
+            self.weights.release(name);
         }
         hash.finish()
     }

@@ -231,12 +231,13 @@ fn site(
     };
     let (a, b) = (factor('A', [rank, *d_in]), factor('B', [*d_out, rank]));
     let e = match config.kind {
-        Kind::Lora => vec![1.0; rank],
+        Kind::Lora => Vec::new(),
         Kind::Adalora => factor('E', [rank, 1]),
     };
     if !problems.is_empty() {
         return Err(problems);
     }
+    let e = if e.is_empty() { vec![1.0; rank] } else { e };
     // A component of zeros on both sides is padding: it has no effect, gets no gradient and never will.
     let row = |component: usize| &a[component * d_in..][..*d_in];
     let column = |component: usize| (0..*d_out).map(move |out| out * rank + component);

@@ -66,7 +66,7 @@ impl<B: Backend> Adapted<B> {
     /// Writes the checkpoint with this backbone and head in place of its own.
     ///
     /// # Errors
-    /// If `dest` exists, or what writing said.
+    /// If `dest` is the base's own directory, or what writing said; a directory that is there already is replaced.
     pub fn save(&self, dest: &Path) -> Result<()> {
         let labels = match self.answer.classes.as_slice() {
             [] => vec!["LABEL_0".to_owned()],

@@ -1,6 +1,6 @@
 //! The classes of a classifier and their order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::data::{Example, Examples, Label, listed, shown};
 use crate::error::{Error, Result};
@@ -35,8 +35,9 @@ impl Classes {
             return Ok((Self::of_data(train)?, None));
         };
         let fixed = Self::of_checkpoint(labels.to_vec());
+        let known: BTreeSet<&str> = fixed.names.iter().map(String::as_str).collect();
         let is_known = |example: &Example| match &example.label {
-            Some(Label::Name(name)) => fixed.names.contains(name),
+            Some(Label::Name(name)) => known.contains(name.as_str()),
             _ => true,
         };
         if !fixed.are_numbered() || train.list.iter().all(is_known) {
@@ -118,33 +119,45 @@ impl Classes {
     /// # Errors
     /// [`Error::Data`] for a label that is none of the classes.
     pub fn indices(&self, examples: &Examples) -> Result<Vec<Option<usize>>> {
+        // Of two classes of one name the first is meant.
+        let numbered = self.names.iter().enumerate().rev();
+        let places: BTreeMap<&str, usize> = numbered.map(|(place, name)| (name.as_str(), place)).collect();
         let index = |example: &Example| match &example.label {
             None => Ok(None),
             Some(Label::Value(value)) => Err(not_a_class(examples, example, *value)),
-            Some(Label::Name(name)) => match self.index(name) {
-                Some(index) => Ok(Some(index)),
-                None => Err(examples.problem(example.line, self.unknown(name))),
-            },
+            Some(Label::Name(name)) => {
+                match places.get(name.as_str()).copied().or_else(|| self.other(name)) {
+                    Some(index) => Ok(Some(index)),
+                    None => Err(examples.problem(example.line, self.unknown(name))),
+                }
+            }
         };
         examples.list.iter().map(index).collect()
     }
 
-    fn index(&self, name: &str) -> Option<usize> {
-        let position = |is_it: &dyn Fn(&str) -> bool| self.names.iter().position(|class| is_it(class));
-        position(&|class| class == name)
-            .or_else(|| {
-                let lower = name.to_lowercase();
-                let is_boolean = ["true", "false"].contains(&lower.as_str());
-                let same: Vec<usize> = (0..self.names.len())
-                    .filter(|&place| self.names[place].to_lowercase() == lower)
-                    .collect();
-                same.first().copied().filter(|_| is_boolean && same.len() == 1)
-            })
-            .or_else(|| {
-                let has_numbers = self.names.iter().any(|class| class.parse::<i64>().is_ok());
-                let index = name.parse::<usize>().ok().filter(|&index| index < self.names.len());
-                index.filter(|_| !has_numbers)
-            })
+    /// Whether a label of these examples is an index rather than a name.
+    pub(super) fn are_indexed(&self, examples: &Examples) -> bool {
+        let known: BTreeSet<&str> = self.names.iter().map(String::as_str).collect();
+        examples.list.iter().any(|example| match &example.label {
+            Some(Label::Name(name)) => !known.contains(name.as_str()) && name.parse::<usize>().is_ok(),
+            _ => false,
+        })
+    }
+
+    /// The class that a label means which is no name as it stands.
+    fn other(&self, name: &str) -> Option<usize> {
+        let lower = name.to_lowercase();
+        if ["true", "false"].contains(&lower.as_str()) {
+            let mut same = (0..self.names.len()).filter(|&place| self.names[place].to_lowercase() == lower);
+            return same.next().filter(|_| same.next().is_none());
+        }
+        let index = name.parse::<usize>().ok().filter(|&index| index < self.names.len());
+        // Beside `1 star` or `0.5` a number may be meant as a name.
+        let has_numbers = self
+            .names
+            .iter()
+            .any(|class| class.trim_start_matches(['-', '+', '.']).starts_with(|c: char| c.is_ascii_digit()));
+        index.filter(|_| !has_numbers)
     }
 
     fn unknown(&self, name: &str) -> String {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::classes::LISTED;
 use super::{Batch, Classes, collate};
-use crate::data::{Example, Examples, Label, shown};
+use crate::data::{Example, Examples, Label, listed, shown};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::tokenizer::{Encoded, Tokenizer};
@@ -158,13 +158,20 @@ impl Dataset {
             let problem = "the text has no token of its own; write some text or remove the line";
             return Err(examples.problem(example.line, problem.to_owned()));
         }
+        let mut notes = examples.notes.clone();
+        if let Labels::Classes(classes) = targets
+            && classes.are_indexed(examples)
+        {
+            let names = listed(classes.names().iter().map(String::as_str), LISTED);
+            notes.push(format!("whole numbers are the classes in their order: {names}"));
+        }
         let lines = kept.iter().map(|example| example.line).collect();
         let report = Report {
             path: examples.path.clone(),
             examples: kept.len(),
             dropped: with_text.len() - kept.len(),
             without_text: examples.list.len() - with_text.len(),
-            notes: examples.notes.clone(),
+            notes,
             max_tokens,
             truncated: encoded.iter().filter(|encoded| encoded.truncated).count(),
             tokens: Lengths::of(encoded.iter().map(|encoded| encoded.full_length).collect()),

@@ -89,6 +89,14 @@ fn split(examples: Examples, share: f64, seed: Seed) -> Result<(Examples, Exampl
         places.shuffle(&mut seed.rng(&format!("valid/{class}")));
         order.extend(places);
     }
+    if order.is_empty() {
+        let (path, total) = (examples.path.clone(), examples.list.len());
+        return Err(if examples.list.iter().any(Example::has_text) {
+            Error::NoLabels { path, examples: total, notes: examples.notes }
+        } else {
+            Error::NoTexts { path, examples: total }
+        });
+    }
     let wanted = ((order.len() as f64 * share).round() as usize).max(1);
     if wanted >= order.len() {
         return Err(Error::NothingToKeepApart { path: examples.path, examples: order.len(), share });

@@ -33,7 +33,8 @@ pub(super) fn decode(bytes: &[u8], by_region: bool) -> Lines<Decoded> {
         Err(error) => error,
     };
     let line = body[..error.valid_up_to()].split(|&byte| byte == b'\n').count();
-    if !by_region || !body[..error.valid_up_to()].is_ascii() {
+    let has_utf_8 = marked.is_some() || body.utf8_chunks().any(|chunk| !chunk.valid().is_ascii());
+    if !by_region || has_utf_8 {
         return Err((line, "is not UTF-8; convert the file to UTF-8".to_owned()));
     }
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);

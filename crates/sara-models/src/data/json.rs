@@ -83,6 +83,13 @@ fn elements(text: &str) -> Lines<Vec<(usize, &str)>> {
             b']' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
         }
+        let is_out_of_place = depth == 1 && byte == b',' && begun.is_none() || depth == 0 && byte != b']';
+        if is_out_of_place && at > 0 && !(depth == 0 && byte.is_ascii_whitespace()) {
+            return Err((
+                line,
+                format!("has a `{}` out of place; write one array of objects", char::from(byte)),
+            ));
+        }
         let ends = depth == 1 && byte == b',' || depth == 0;
         if ends && let Some((line, start)) = begun.take() {
             found.push((line, text[start..at].trim_end()));

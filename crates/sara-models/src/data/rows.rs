@@ -84,7 +84,8 @@ impl Format {
         if bytes.starts_with(b"PAR1") {
             return Some(Self::Parquet);
         }
-        let text = decode::decode(bytes, true).ok()?.text;
+        // What is wrong with the letters is said where they are read.
+        let Ok(decode::Decoded { text, .. }) = decode::decode(bytes, true) else { return Some(Self::Csv) };
         match text.trim_start().chars().next()? {
             '{' => Some(Self::Jsonl),
             '[' => Some(Self::Json),
@@ -144,7 +145,7 @@ impl Rows {
     }
 }
 
-/// A text on each line, blank ones too: they keep their place.
+/// A text on each line, blank ones between them too: they keep their place.
 fn plain(decoded: decode::Decoded) -> Content {
     let text = decoded.text.trim_end_matches(['\n', '\r']);
     let row = |(line, text): (usize, &str)| Row { line, fields: vec![text.into()] };

@@ -118,7 +118,11 @@ fn line_end(body: &str) -> char {
         match c {
             '"' => quoted = !quoted,
             '\n' if !quoted => return '\n',
-            '\r' if !quoted => return if chars.peek() == Some(&'\n') { '\n' } else { '\r' },
+            // Some programs write two of them before a line feed.
+            '\r' if !quoted => {
+                while chars.next_if_eq(&'\r').is_some() {}
+                return if chars.peek() == Some(&'\n') { '\n' } else { '\r' };
+            }
             _ => {}
         }
     }
@@ -175,14 +179,18 @@ fn outside_quotes(body: &str, line_end: char) -> String {
 ///
 /// Many files between tabs know no quotes, and texts in them begin with one.
 fn needs_quotes(body: &str, layout: Layout) -> bool {
+    let tabs = |line: &str| line.matches('\t').count();
+    let columns = tabs(body.lines().next().unwrap_or_default());
+    // As it stands every line has its fields: then what looks quoted need not be.
+    let is_whole = body.lines().all(|line| line.is_empty() || tabs(line) == columns);
     let mut rest = body;
     let mut needed = body.starts_with('"');
     while !rest.is_empty() {
         let Ok((fields, next)) = record(rest, layout) else { return false };
         let taken = &rest[..rest.len() - next.len()];
-        let needs = |field: &String| field.contains(['\t', '\n', '\r', '"']);
-        needed |= taken.contains('"') && fields.iter().any(needs) && taken.contains("\"\"")
-            || fields.iter().any(|field| field.contains(['\t', '\n', '\r']));
+        let has_doubled = taken.contains("\"\"") && fields.iter().any(|field| field.contains('"'));
+        let has_breaks = fields.iter().any(|field| field.contains(['\t', '\n', '\r']));
+        needed |= has_doubled && !has_breaks || has_breaks && !is_whole;
         rest = next;
     }
     needed
@@ -204,8 +212,7 @@ fn record(content: &str, layout: Layout) -> Line<(Vec<String>, &str)> {
             rest = next;
             continue;
         }
-        let after = next.strip_prefix('\r').unwrap_or(next);
-        let after = if layout.line_end == '\r' { next } else { after };
+        let after = if layout.line_end == '\r' { next } else { next.trim_start_matches('\r') };
         return match after.strip_prefix(layout.line_end) {
             Some(next) => Ok((fields, next)),
             None if next.is_empty() => Ok((fields, next)),
@@ -222,8 +229,8 @@ fn record(content: &str, layout: Layout) -> Line<(Vec<String>, &str)> {
 fn plain_field(rest: &str, layout: Layout) -> (String, &str) {
     let end = rest.find([layout.separator, layout.line_end]).unwrap_or(rest.len());
     let (field, rest) = rest.split_at(end);
-    // The carriage return of CRLF belongs to the line end.
-    let field = if rest.starts_with('\n') { field.strip_suffix('\r').unwrap_or(field) } else { field };
+    // A carriage return before it belongs to the line end.
+    let field = if rest.starts_with('\n') { field.trim_end_matches('\r') } else { field };
     (field.to_owned(), rest)
 }
 

@@ -18,6 +18,9 @@ const LEFT_OUT: [&str; 3] = ["lm_head.", "cls.predictions.", "cls.seq_relationsh
 /// The same, inside the encoder.
 const LEFT_OUT_INSIDE: [&str; 2] = ["embeddings.position_ids", "embeddings.token_type_ids"];
 
+/// More values than any encoder has, and than can be asked for by mistake.
+const MOST_VALUES: f64 = 1e11;
+
 /// Which of the two encoders a checkpoint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -83,9 +86,17 @@ struct HeadSaid {
     is_there: Option<bool>,
     /// Names of classes by index, gaps left out.
     names: BTreeMap<usize, String>,
+    /// How many labels there are said to be, if anything is said.
+    n: usize,
 }
 
 impl HeadSaid {
+    /// Whether a head of so many rows may be meant. Names with gaps are fewer than the labels.
+    fn fits(&self, rows: usize) -> bool {
+        let last = self.names.keys().next_back().map_or(0, |last| last + 1);
+        self.n == 0 || rows == self.n || rows == last
+    }
+
     /// So many names; what has none is numbered.
     fn labels(&self, n: usize) -> Vec<String> {
         (0..n).map(|i| self.names.get(&i).cloned().unwrap_or_else(|| format!("LABEL_{i}"))).collect()
@@ -126,6 +137,12 @@ impl EncoderConfig {
         ];
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(format!("{name} is 0; it must be 1 or more"));
+        }
+        let tables = [self.vocab_size, self.max_positions, self.type_vocab].map(|rows| rows as f64);
+        let block = 4.0 * (self.hidden as f64).powi(2) + 2.0 * self.hidden as f64 * self.intermediate as f64;
+        let values = tables.iter().sum::<f64>() * self.hidden as f64 + self.n_layers as f64 * block;
+        if values > MOST_VALUES {
+            return Err(format!("its sizes make a model of {values:.0e} values; one of them is wrong"));
         }
         if !self.hidden.is_multiple_of(self.n_heads) {
             return Err(format!(
@@ -225,7 +242,7 @@ impl Architecture for EncoderConfig {
     }
 
     /// The files decide whether there is a head and for how many labels, wherever `config.json` leaves that open.
-    fn fit(&mut self, shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) {
+    fn fit(&mut self, shape_of: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<(), String> {
         let [dense, out] = paths(self.family).map(|path| shape_of(&format!("{path}.weight")));
         let has_dense = dense.is_some() || self.family == EncoderFamily::Bert;
         let has_part = out.is_some() || dense.is_some() && self.family == EncoderFamily::Roberta;
@@ -237,9 +254,18 @@ impl Architecture for EncoderConfig {
         self.own_head = self.head.is_there.map_or(rows.is_some(), |is_there| is_there && has_part);
         match (rows, self.head.is_there) {
             (_, Some(false)) | (None, None) => self.labels = None,
-            (Some(rows), _) => self.labels = Some(self.head.labels(rows)),
+            (Some(rows), _) => {
+                if !self.head.fits(rows) {
+                    return Err(format!(
+                        "id2label or num_labels say {} labels, and the head has {rows}; correct the one or the other",
+                        self.head.n
+                    ));
+                }
+                self.labels = Some(self.head.labels(rows));
+            }
             (None, Some(true)) => {}
         }
+        Ok(())
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
@@ -259,7 +285,8 @@ impl Family for EncoderConfig {
         let family = family(&object)?;
         let is_there = has_classifier(object.get("architectures"));
         let file: File = serde_json::from_value(Value::Object(object)).map_err(|error| error.to_string())?;
-        let head = HeadSaid { is_there, names: file.names()? };
+        let n = file.num_labels.or(file.id2label.as_ref().map(Map::len)).unwrap_or(0);
+        let head = HeadSaid { is_there, names: file.names()?, n };
         let labels = match is_there {
             Some(true) => Some(head.labels(file.n_labels()?)),
             _ => None,

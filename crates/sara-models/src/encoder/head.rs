@@ -204,6 +204,10 @@ impl EncoderCheckpoint {
         }
         let mut mismatches = Vec::new();
         for (path, change) in changes {
+            if tensors.contains_key(path) {
+                mismatches.push(format!("{path}: saved as a whole, and a pair beside it"));
+                continue;
+            }
             match self.values(path).filter(|weight| weight.shape == change.shape) {
                 Some(weight) => {
                     let sum = weight

@@ -146,6 +146,9 @@ impl RunDir {
                 let was = serde_json::from_slice(&text).map_err(|error| Error::format(&file, error))?;
                 inputs.check(&was, &self.path)?;
             }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(&file)(error));
+            }
             Err(_) => notes.push(format!("no {INPUTS}: whether data and model are the same is not checked")),
         }
         let (mut whole, mut damaged) = (None, None);

@@ -228,7 +228,7 @@ impl OptimizerConfig {
     /// Optimizer steps of the whole run.
     pub fn total_steps(&self, examples: usize) -> usize {
         let epochs = self.epochs.unwrap_or(Self::EPOCHS);
-        self.max_steps.unwrap_or_else(|| epochs * self.steps_per_epoch(examples))
+        self.max_steps.unwrap_or_else(|| epochs.saturating_mul(self.steps_per_epoch(examples)))
     }
 
     /// The rate after the warm-up; that of LoRA's scripts for RoBERTa-base where neither a user nor a method has said one.

@@ -193,7 +193,9 @@ fn listed(
         .filter_map(|key| settings.get(*key))
         .chain(extra.into_iter().flatten())
         .filter_map(|value| match value {
-            Value::Object(fields) if fields.contains_key(OF_MAP) => fields["content"].as_str(),
+            Value::Object(fields) if fields.contains_key(OF_MAP) => {
+                fields.get("content").and_then(Value::as_str)
+            }
             value => value.as_str(),
         })
         .collect();
@@ -204,7 +206,7 @@ fn listed(
     }
     if let Some(file) = file {
         for token in file["added_tokens"].as_array().into_iter().flatten() {
-            let id = token["id"].as_u64().ok_or("has an added token without an id")?;
+            let id = token["id"].as_u64().ok_or("tokenizer.json has an added token without an id")?;
             all.insert(id, Token::object(token, "added_tokens")?);
         }
     }

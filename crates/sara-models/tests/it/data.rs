@@ -104,6 +104,9 @@ fn a_label_is_a_name_first_and_then_an_index() {
     assert_eq!(indices(&["1", "2", "3"], &["1", "3"]), all(&[0, 2]));
     assert_eq!(indices(&["1", "2", "3"], &["0"]), None);
     assert_eq!(indices(&["01", "1"], &["1", "01"]), all(&[1, 0]));
+    // A number may be a name that is written otherwise.
+    assert_eq!(indices(&["1.0", "x"], &["1"]), None);
+    assert_eq!(indices(&["1 star", "2 stars"], &["1"]), None);
     // Of booleans alone the case does not matter.
     assert_eq!(indices(&["false", "true"], &["TRUE", "False"]), all(&[1, 0]));
     assert_eq!(indices(&["False", "True"], &["true", "false"]), all(&[1, 0]));

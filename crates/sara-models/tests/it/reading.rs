@@ -107,6 +107,9 @@ fn json_is_read_as_python_writes_it() {
         message("x.json", "[{\"text\": \"a\"},\n3]", Task::Classify)
             .starts_with("x.json, line 2: is not a JSON")
     );
+    for wrong in ["[{\"text\": \"a\"}}]", "[{\"text\": \"a\"},,{\"text\": \"b\"}]"] {
+        assert!(message("x.json", wrong, Task::Classify).contains("out of place"), "{wrong}");
+    }
     assert!(message("x.json", "[{\"text\": \"a\"}]\n[]", Task::Classify).contains("line 2: goes on after"));
 }
 
@@ -143,6 +146,11 @@ fn separators_are_those_of_the_header() {
         assert_eq!(examples.notes[0], note);
     }
     assert_eq!(contents(&classify("x.tsv", "text\tlabel\na, b\tgood\nc\tbad\n")), expected);
+    assert_eq!(
+        contents(&classify("x.csv", "text,label\r\r\n\"a, b\",good\r\r\nc,bad\r\r\n")),
+        expected,
+        "CR CR LF"
+    );
     assert_eq!(contents(&classify("x.csv", "text,label\r\"a, b\",good\rc,bad\r")), expected, "CR alone");
     assert_eq!(
         message("x.csv", "one;two,three\n1;2,3\n", Task::Classify),
@@ -160,6 +168,12 @@ fn quotes_between_tabs_are_read_where_they_are_meant() {
     let quoted = classify("x.tsv", "text\tlabel\n\"a \"\"b\"\"\"\t1\n\"c\td\ne\"\t2\n");
     assert_eq!(contents(&quoted), [("a \"b\"", None, Some("1")), ("c\td\ne", None, Some("2"))]);
     assert_eq!(quoted.notes, ["fields in double quotes are read without them"]);
+    // Each line has its fields as it stands, and what looks like one long field is three.
+    let open = classify("x.tsv", "text\tlabel\n\"great\tpos\nok\tneg\nhe said \"\tpos\n");
+    assert_eq!(
+        contents(&open),
+        [("\"great", None, Some("pos")), ("ok", None, Some("neg")), ("he said \"", None, Some("pos"))]
+    );
     let all = classify("x.tsv", "\"text\"\t\"label\"\n\"a\"\t\"1\"\n");
     assert_eq!(contents(&all), [("a", None, Some("1"))]);
 }
@@ -183,6 +197,11 @@ fn a_spreadsheet_is_read_as_it_was_saved() {
         assert_eq!(contents(&examples)[0], ("schön", None, Some("gut")));
         assert!(examples.notes[0].starts_with("read as UTF-16"), "{:?}", examples.notes);
     }
+    let mixed = [b"text,label\ncaf\xe9,1\n".as_slice(), "schön,2\n".as_bytes()].concat();
+    assert_eq!(
+        message("x.csv", mixed, Task::Classify),
+        "x.csv, line 2: is not UTF-8; convert the file to UTF-8"
+    );
     // Words that are no text in Windows-1252 are not read as such.
     let russian: Vec<u8> = "привет мир, хороший день"
         .chars()

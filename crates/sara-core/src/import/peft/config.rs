@@ -107,7 +107,8 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Opti
 
 fn whole_number(value: &Value) -> Option<usize> {
     let fractionless = || value.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0);
-    value.as_u64().map(|number| number as usize).or_else(|| Some(fractionless()? as usize))
+    let number = value.as_u64().map(|number| number as usize).or_else(|| Some(fractionless()? as usize));
+    number.filter(|&number| u32::try_from(number).is_ok())
 }
 
 /// Which of PEFT's two methods.

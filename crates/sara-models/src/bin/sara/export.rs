@@ -1,6 +1,6 @@
 //! `sara export`: write an adapter in another program's format.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use sara_models::adapted::Adapted;
@@ -75,7 +75,9 @@ impl Job for &Export {
 
 impl Export {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
-        self.out.check_dir(&[&self.model, &self.adapter], "adapter_config.json")?;
+        let read = [Some(&self.model), Some(&self.adapter), self.calibrate.as_ref()];
+        let read: Vec<&Path> = read.into_iter().flatten().map(PathBuf::as_path).collect();
+        self.out.check_dir(&read, "adapter_config.json")?;
         let (notes, collapsed) = dispatch(device.unwrap_or(Device::Cpu), console, &self)?;
         console.notes(&notes);
         if let Some(Collapsed { loss_before: Some(before), loss_after: Some(after) }) = &collapsed {

@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use sara_core::store::write_file;
 use sara_models::data::{Columns, Format, Rows};
+use sara_models::hub::locate;
 
 /// A data file and how to read it.
 #[derive(Args)]
@@ -58,28 +59,17 @@ impl Out {
         self.out == Path::new("-")
     }
 
-    /// Refuses a file that is there, unless it may be overwritten, and one that is read, or is a file of what is read.
+    /// Whether the file may be written, as [`check_file`] says.
     pub(crate) fn check_file(&self, read: &[&Path]) -> anyhow::Result<()> {
-        if self.is_stdout() {
-            return Ok(());
-        }
-        let Ok(found) = std::fs::metadata(&self.out) else { return self.check_parent() };
-        let shown = self.out.display();
-        ensure!(!found.is_dir(), "{shown}: is a directory; name a file in it");
-        self.check_apart(read)?;
-        // What is no plain file is written into, so nothing is lost.
-        ensure!(
-            !found.is_file() || self.overwrite,
-            "{shown}: is there already; choose another --out, or replace it with --overwrite"
-        );
-        Ok(())
+        if self.is_stdout() { Ok(()) } else { check_file(&self.out, "--out", self.overwrite, read) }
     }
 
-    /// The same for a directory, which may be overwritten where it holds `mark`, as this command's own results do.
+    /// Whether the directory may be written: it is new, or may be overwritten and holds `mark`, as this command's own
+    /// results do.
     pub(crate) fn check_dir(&self, read: &[&Path], mark: &str) -> anyhow::Result<()> {
         let shown = self.out.display();
         let Ok(found) = std::fs::metadata(&self.out) else { return Ok(()) };
-        self.check_apart(read)?;
+        check_apart(&self.out, "--out", read)?;
         ensure!(
             self.overwrite,
             "{shown}: is there already; choose another --out, or replace it with --overwrite"
@@ -91,29 +81,6 @@ impl Out {
         Ok(())
     }
 
-    fn check_parent(&self) -> anyhow::Result<()> {
-        let parent = self.out.parent().filter(|parent| !parent.as_os_str().is_empty());
-        match parent {
-            Some(parent) if !parent.is_dir() => bail!("{}: is no directory; make it first", parent.display()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Refuses a place that is one of those read, is within one or has one within it.
-    fn check_apart(&self, read: &[&Path]) -> anyhow::Result<()> {
-        let shown = self.out.display();
-        let Ok(own) = self.out.canonicalize() else { return Ok(()) };
-        for path in read {
-            let Ok(other) = path.canonicalize() else { continue };
-            ensure!(
-                !own.starts_with(&other) && !other.starts_with(&own),
-                "{shown}: holds or belongs to {}, which is read; choose another --out",
-                path.display()
-            );
-        }
-        Ok(())
-    }
-
     /// Writes the file, whole or not at all, or the standard output.
     pub(crate) fn write(&self, bytes: &[u8]) -> anyhow::Result<()> {
         if self.is_stdout() {
@@ -121,4 +88,42 @@ impl Out {
         }
         Ok(write_file(&self.out, bytes)?)
     }
+}
+
+/// Refuses a file that is there, unless it may be overwritten, and one that is read, or is a file of what is read.
+pub(crate) fn check_file(out: &Path, option: &str, overwrite: bool, read: &[&Path]) -> anyhow::Result<()> {
+    let shown = out.display();
+    let Ok(found) = std::fs::metadata(out) else {
+        return match out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) if !parent.is_dir() => bail!("{}: is no directory; make it first", parent.display()),
+            _ => Ok(()),
+        };
+    };
+    ensure!(!found.is_dir(), "{shown}: is a directory; name a file in it");
+    check_apart(out, option, read)?;
+    // What is no plain file is written into, so nothing is lost.
+    ensure!(
+        !found.is_file() || overwrite,
+        "{shown}: is there already; choose another {option}, or replace it with --overwrite"
+    );
+    Ok(())
+}
+
+/// Refuses a place that is one of those read, is within one or has one within it.
+fn check_apart(out: &Path, option: &str, read: &[&Path]) -> anyhow::Result<()> {
+    let shown = out.display();
+    // By where it is, and by where a link there points to.
+    let parent = out.parent().and_then(|parent| parent.canonicalize().ok());
+    let by_name = parent.zip(out.file_name()).map(|(parent, name)| parent.join(name));
+    let own: Vec<PathBuf> = out.canonicalize().ok().into_iter().chain(by_name).collect();
+    for path in read {
+        let located = locate(path).unwrap_or_else(|_| path.to_path_buf());
+        let Ok(other) = located.canonicalize() else { continue };
+        ensure!(
+            !own.iter().any(|own| own.starts_with(&other) || other.starts_with(own)),
+            "{shown}: holds or belongs to {}, which is read; choose another {option}",
+            path.display()
+        );
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::ensure;
+use anyhow::Context;
 use clap::Args;
 use sara_models::adapted::{Base, peft_dir, read_adapter};
 use sara_models::encoder::EncoderCheckpoint;
@@ -35,13 +35,10 @@ struct Report {
 impl Import {
     pub(crate) fn run(self, _device: Option<Device>, console: Console) -> anyhow::Result<()> {
         self.out.check_dir(&[&self.model, &self.from], "adapter.json")?;
-        ensure!(
-            peft_dir(&self.from)?.is_some(),
-            "{}: holds no adapter_config.json, so it is no PEFT adapter",
-            self.from.display()
-        );
-        let (stored, notes) =
-            read_adapter(&self.from, &EncoderCheckpoint::open(&self.model)?, Base::TrainedOn)?;
+        let problem =
+            || format!("{}: holds no adapter_config.json, so it is no PEFT adapter", self.from.display());
+        let from = peft_dir(&self.from)?.with_context(problem)?;
+        let (stored, notes) = read_adapter(&from, &EncoderCheckpoint::open(&self.model)?, Base::TrainedOn)?;
         console.notes(&notes);
         stored.write(&self.out.out)?;
         let (method, sites) = (stored.manifest.method.name(), stored.manifest.plan.sites.len());

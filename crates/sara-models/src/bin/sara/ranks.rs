@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::console::{Console, table};
 use crate::device::{Compute, Job, dispatch};
+use crate::files::check_file;
 use crate::params::parse_targets;
 use crate::progress::bar;
 
@@ -35,6 +36,9 @@ pub(crate) struct Ranks {
     /// Draw the spectra into this file.
     #[arg(long)]
     svg: Option<PathBuf>,
+    /// Replace the picture of an earlier run.
+    #[arg(long, requires = "svg")]
+    overwrite: bool,
 }
 
 #[derive(Serialize)]
@@ -87,6 +91,9 @@ impl Ranks {
         // A share out of range is refused before any weight is read.
         sara_svd::host::rank_of(&[1.0], self.share, convention)?;
         let checkpoint = Checkpoint::open_any(&self.model)?;
+        if let Some(path) = &self.svg {
+            check_file(path, "--svg", self.overwrite, &[&checkpoint.dir])?;
+        }
         let targets = parse_targets(&self.targets).select(&checkpoint.config.linears())?;
         let started = Instant::now();
         let job =

@@ -51,7 +51,11 @@ fn a_configuration_in_other_words_is_the_same_model() {
             ("id2label", json!({"0": "negative", "2": "positive"}), gap),
             ("id2label", json!({"0": "negative", "1": null, "2": "positive"}), gap),
             ("id2label", json!({"0": 1, "1": 2, "2": 3.5}), numbers),
-            ("id2label", json!({"0": "negative", "1": "neutral", "2": "positive", "7": "odd"}), named),
+            (
+                "id2label",
+                json!({"0": "negative", "1": "neutral", "7": "odd"}),
+                ["negative", "neutral", "LABEL_2"],
+            ),
             ("id2label", Value::Null, none),
             ("num_labels", json!(3), named),
             ("unknown", json!("NAN"), named),
