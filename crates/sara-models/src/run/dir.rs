@@ -174,7 +174,7 @@ impl RunDir {
     /// The summary of the run at `path`, if it has reached its end.
     ///
     /// # Errors
-    /// As [`Self::resume`].
+    /// [`Error::NothingToResume`], [`Error::OtherRun`], or what reading it said.
     pub fn finished(path: &Path, run_toml: &str) -> Result<Option<Summary>> {
         Self::check_same(path, run_toml)?;
         let path = path.join(SUMMARY);
