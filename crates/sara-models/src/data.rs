@@ -117,6 +117,9 @@ pub(crate) fn shown(name: &str) -> String {
     name.chars().map(escaped).collect()
 }
 
+/// How many names a message or a report lists.
+pub(crate) const LISTED: usize = 20;
+
 /// The first of these names, at most `limit`, and how many more there are.
 pub(crate) fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>, limit: usize) -> String {
     let more = names.len().saturating_sub(limit);

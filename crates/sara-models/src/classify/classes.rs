@@ -2,11 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::data::{Example, Examples, Label, listed, shown};
+use crate::data::{Example, Examples, LISTED, Label, listed, shown};
 use crate::error::{Error, Result};
-
-/// How many names a message lists.
-pub(super) const LISTED: usize = 20;
 
 /// The classes' names; a class's index is its place in this order and its row in the head.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::classes::LISTED;
 use super::{Batch, Classes, collate};
-use crate::data::{Example, Examples, Label, listed, shown};
+use crate::data::{Example, Examples, LISTED, Label, listed, shown};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::tokenizer::{Encoded, Tokenizer};

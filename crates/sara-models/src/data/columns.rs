@@ -1,28 +1,24 @@
 //! Which columns of a file hold the text, its pair and the label.
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::labels::labels;
 use super::rows::{Line, Row, Rows};
-use super::{Example, Examples, Task, listed};
+use super::{Example, Examples, LISTED, Task, listed};
 use crate::error::{Error, Result};
 
-/// How many names a message lists.
-const LISTED: usize = 20;
-
 /// Names of the columns that are read; `text`, `text_pair` and `label` where nothing is said.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct Columns {
-    /// The text.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Name of the column with the text.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "COLUMN"))]
     pub text: Option<String>,
-    /// The second text of a pair.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Name of the column with the second text.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "COLUMN"))]
     pub text_pair: Option<String>,
-    /// The label.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Name of the column with the label.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "COLUMN"))]
     pub label: Option<String>,
 }
 

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::decode::Decoded;
-use super::listed;
 use super::rows::{Content, Line, Lines, Row};
+use super::{LISTED, listed};
 
 /// What may separate fields, with its name.
 const SEPARATORS: [(char, &str); 3] = [(',', "commas"), (';', "semicolons"), ('\t', "tabs")];
@@ -24,7 +24,6 @@ struct Layout {
 /// Whether a text may be a table with a header.
 pub(super) fn has_header(text: &str) -> bool {
     let first = text.lines().next().unwrap_or_default();
-    let is_telling = |name: &str| TELLING.contains(&bare(name).to_ascii_lowercase().as_str());
     SEPARATORS.iter().any(|(separator, _)| first.split(*separator).any(is_telling))
         || SEPARATORS.iter().filter(|(separator, _)| first.contains(*separator)).count() == 1
 }
@@ -86,7 +85,7 @@ fn records(body: &str, layout: Layout, first_line: usize) -> Lines<(Vec<String>,
 }
 
 fn wrong_number(found: usize, columns: &[String], layout: Layout) -> String {
-    let (expected, names) = (columns.len(), listed(columns.iter().map(String::as_str), 20));
+    let (expected, names) = (columns.len(), listed(columns.iter().map(String::as_str), LISTED));
     let remedy = match layout.separator {
         '\t' => "a field cannot hold a tab",
         ';' => "put a field that holds a semicolon in double quotes",
@@ -134,10 +133,7 @@ fn separator_of(body: &str, line_end: char, prefers_tabs: bool) -> Line<char> {
     let header = outside_quotes(body, line_end);
     let present: Vec<(char, &str)> =
         SEPARATORS.into_iter().filter(|(separator, _)| header.contains(*separator)).collect();
-    let told = |separator: char| {
-        let is_telling = |name: &str| TELLING.contains(&bare(name).to_ascii_lowercase().as_str());
-        header.split(separator).filter(|name| is_telling(name)).count()
-    };
+    let told = |separator: char| header.split(separator).filter(|name| is_telling(name)).count();
     match present.as_slice() {
         [] if prefers_tabs => Ok('\t'),
         [] => Ok(','),
@@ -250,7 +246,8 @@ fn quoted_field(mut rest: &str) -> Line<(String, &str)> {
     }
 }
 
-/// A name without quotes and spaces around it.
-fn bare(name: &str) -> &str {
-    name.trim_matches(|c: char| c.is_whitespace() || c == '"' || c == '\u{feff}')
+/// Whether a name, without quotes and spaces around it, tells that its separator is meant.
+fn is_telling(name: &str) -> bool {
+    let bare = name.trim_matches(|c: char| c.is_whitespace() || c == '"' || c == '\u{feff}');
+    TELLING.contains(&bare.to_ascii_lowercase().as_str())
 }

@@ -87,14 +87,14 @@ struct HeadSaid {
     /// Names of classes by index, gaps left out.
     names: BTreeMap<usize, String>,
     /// How many labels there are said to be, if anything is said.
-    n: usize,
+    n: Option<usize>,
 }
 
 impl HeadSaid {
     /// Whether a head of so many rows may be meant. Names with gaps are fewer than the labels.
     fn fits(&self, rows: usize) -> bool {
         let last = self.names.keys().next_back().map_or(0, |last| last + 1);
-        self.n == 0 || rows == self.n || rows == last
+        self.n.is_none_or(|n| rows == n || rows == last)
     }
 
     /// So many names; what has none is numbered.
@@ -255,10 +255,9 @@ impl Architecture for EncoderConfig {
         match (rows, self.head.is_there) {
             (_, Some(false)) | (None, None) => self.labels = None,
             (Some(rows), _) => {
-                if !self.head.fits(rows) {
+                if let Some(n) = self.head.n.filter(|_| !self.head.fits(rows)) {
                     return Err(format!(
-                        "id2label or num_labels say {} labels, and the head has {rows}; correct the one or the other",
-                        self.head.n
+                        "id2label or num_labels say {n} labels, and the head has {rows}; correct the one or the other"
                     ));
                 }
                 self.labels = Some(self.head.labels(rows));
@@ -285,8 +284,7 @@ impl Family for EncoderConfig {
         let family = family(&object)?;
         let is_there = has_classifier(object.get("architectures"));
         let file: File = serde_json::from_value(Value::Object(object)).map_err(|error| error.to_string())?;
-        let n = file.num_labels.or(file.id2label.as_ref().map(Map::len)).unwrap_or(0);
-        let head = HeadSaid { is_there, names: file.names()?, n };
+        let head = HeadSaid { is_there, names: file.names()?, n: file.said_labels().filter(|&n| n > 0) };
         let labels = match is_there {
             Some(true) => Some(head.labels(file.n_labels()?)),
             _ => None,
@@ -434,9 +432,14 @@ impl File {
         if fits { named.map(entry).filter_map(Result::transpose).collect() } else { Ok(BTreeMap::new()) }
     }
 
+    /// How many labels the file says that there are.
+    fn said_labels(&self) -> Option<usize> {
+        self.num_labels.or(self.id2label.as_ref().map(Map::len))
+    }
+
     /// How many labels there are. Their number is never written where it follows from the names, and two need no names.
     fn n_labels(&self) -> Result<usize, String> {
-        let n = self.num_labels.or(self.id2label.as_ref().map(Map::len)).unwrap_or(2);
+        let n = self.said_labels().unwrap_or(2);
         let implied = if n == 1 { "regression" } else { "single_label_classification" };
         match self.problem_type.as_deref() {
             _ if n == 0 => Err("the model has a head for no labels; id2label needs one or more".to_owned()),

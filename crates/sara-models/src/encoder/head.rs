@@ -15,6 +15,7 @@ use crate::checkpoint::SavedHead;
 use crate::checkpoint::weights::in_file_order;
 use crate::encoder::EncoderCheckpoint;
 use crate::encoder::config::EncoderFamily;
+use crate::encoder::load::trained;
 use crate::error::Error;
 
 /// Classification head of either family.
@@ -126,16 +127,6 @@ impl<B: Backend> Head<B> {
         Ok(SavedHead { tensors: self.tensors(), replaces: HEAD, config })
     }
 
-    /// The same head with its dense layer trained, whatever the family has.
-    fn with_trained_dense(self) -> Self {
-        let Linear { weight, bias } = self.dense;
-        let dense = Linear {
-            weight: weight.set_require_grad(true),
-            bias: bias.map(|bias| bias.set_require_grad(true)),
-        };
-        Self { dense, trains_dense: true, ..self }
-    }
-
     /// This head with the values of `tensors`, named and oriented as [`Self::tensors`] gives them.
     ///
     /// # Errors
@@ -145,7 +136,7 @@ impl<B: Backend> Head<B> {
         let [dense, _] = paths(self.family);
         // Someone has trained it.
         if !self.trains_dense && tensors.contains_key(&format!("{dense}.weight")) {
-            self = self.with_trained_dense();
+            self = Self { dense: trained(self.dense), trains_dense: true, ..self };
         }
         let own = self.tensors().into_iter();
         let expected: Vec<_> = own.map(|(name, data)| (name, data.shape.to_vec(), None)).collect();
@@ -223,9 +214,10 @@ impl EncoderCheckpoint {
                     .push(format!("{path}: the model has none of {:?} to adapt", change.shape.as_slice())),
             }
         }
-        for path in paths(self.config.family) {
+        let [dense, out] = paths(self.config.family);
+        for path in [dense, out] {
             let names = ["weight", "bias"].map(|name| format!("{path}.{name}"));
-            let is_out = path == paths(self.config.family)[1];
+            let is_out = path == out;
             let needed = is_out
                 || self.config.family == EncoderFamily::Roberta
                 || names.iter().any(|name| tensors.contains_key(name));

@@ -177,7 +177,8 @@ fn head<B: Backend>(
     (Head { dense, out_proj, family, trains_dense, dropout: 0.0 }, notes)
 }
 
-fn trained<B: Backend>(linear: Linear<B>) -> Linear<B> {
+/// The same layer, trained.
+pub(super) fn trained<B: Backend>(linear: Linear<B>) -> Linear<B> {
     let Linear { weight, bias } = linear;
     Linear { weight: weight.set_require_grad(true), bias: bias.map(|bias| bias.set_require_grad(true)) }
 }

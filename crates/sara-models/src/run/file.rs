@@ -151,8 +151,8 @@ impl Default for Data {
 impl Data {
     /// The names of the columns.
     pub fn columns(&self) -> Columns {
-        let Self { text, text_pair, label, .. } = self.clone();
-        Columns { text, text_pair, label }
+        let Self { text, text_pair, label, .. } = self;
+        Columns { text: text.clone(), text_pair: text_pair.clone(), label: label.clone() }
     }
 }
 

@@ -47,7 +47,7 @@ impl Job for &Eval {
             self.task.is_none_or(|task| task == adapted.answer.task),
             "the head was trained for another task; leave --task out to use its own"
         );
-        let data = adapted.labelled(&self.data.rows()?, &self.data.columns(), self.max_tokens)?;
+        let data = adapted.labelled(&self.data.rows()?, &self.data.columns, self.max_tokens)?;
         let metrics = evaluate(&adapted.model, &adapted.trained, &data, self.batch_size)?;
         Ok((data, metrics, adapted.notes))
     }

@@ -18,27 +18,15 @@ pub(crate) struct DataFile {
     /// How it is written; by its name or content by default.
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Name of the column with the text.
-    #[arg(long, value_name = "COLUMN")]
-    text: Option<String>,
-    /// Name of the column with the second text.
-    #[arg(long, value_name = "COLUMN")]
-    text_pair: Option<String>,
-    /// Name of the column with the label.
-    #[arg(long, value_name = "COLUMN")]
-    label: Option<String>,
+    /// Which of its columns are read.
+    #[command(flatten)]
+    pub(crate) columns: Columns,
 }
 
 impl DataFile {
     /// Its rows.
     pub(crate) fn rows(&self) -> sara_models::Result<Rows> {
         Rows::read(&self.data, self.format)
-    }
-
-    /// The columns that are read.
-    pub(crate) fn columns(&self) -> Columns {
-        let Self { text, text_pair, label, .. } = self;
-        Columns { text: text.clone(), text_pair: text_pair.clone(), label: label.clone() }
     }
 }
 

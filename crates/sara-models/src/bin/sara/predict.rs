@@ -63,7 +63,7 @@ impl Job for &Predict {
         let Adapted { checkpoint, model, trained, answer, notes, .. } = self.opened.open::<B>(device)?;
         let tokenizer = Tokenizer::load(&checkpoint.dir)?;
         let rows = self.data.rows()?;
-        let examples = rows.examples(&self.data.columns(), None)?;
+        let examples = rows.examples(&self.data.columns, None)?;
         let max_tokens = checkpoint.config.max_tokens(self.max_tokens)?;
         let data = Dataset::prepare(&examples, &tokenizer, max_tokens, Labels::Ignored)?;
         check_tokens(&checkpoint.config, &data, &tokenizer)?;
