@@ -38,7 +38,7 @@ const TASK_TYPES: [&str; 2] = ["SEQ_CLS", "FEATURE_EXTRACTION"];
 pub struct Answer {
     /// The kind of task.
     pub task: Task,
-    /// Names of the classes, in the order of the logits; empty for regression.
+    /// Names of the classes, or of several numbers, in the order of the logits; empty for a single number.
     pub classes: Vec<String>,
 }
 
@@ -76,10 +76,10 @@ impl Answer {
     }
 
     /// The answer of a checkpoint that has a head of its own.
-    fn of_labels(labels: &[String]) -> Self {
+    fn of_labels(labels: &[String], task: Task) -> Self {
         match labels {
-            [_] => Self { task: Task::Regress, classes: Vec::new() },
-            classes => Self { task: Task::Classify, classes: classes.to_vec() },
+            [_] if task != Task::MultiLabel => Self { task: Task::Regress, classes: Vec::new() },
+            classes => Self { task, classes: classes.to_vec() },
         }
     }
 
@@ -199,7 +199,8 @@ impl<B: LayerOps + SvdOps> Adapted<B> {
             None => (None, Vec::new()),
         };
         let of_adapter = stored.as_ref().filter(|stored| !stored.head.is_empty());
-        let of_checkpoint = checkpoint.config.labels.as_deref().map(Answer::of_labels);
+        let of_checkpoint = checkpoint.config.labels.as_deref();
+        let of_checkpoint = of_checkpoint.map(|labels| Answer::of_labels(labels, checkpoint.config.task));
         let answer = match of_adapter {
             Some(stored) => {
                 match &stored.manifest.task {
@@ -249,13 +250,10 @@ impl<B: LayerOps> Adapted<B> {
     pub fn labelled(&self, rows: &Rows, columns: &Columns, max_tokens: Option<usize>) -> Result<Dataset> {
         let tokenizer = Tokenizer::load(&self.checkpoint.dir)?;
         let classes = self.answer.classes();
-        let labels = match self.answer.task {
-            Task::Classify => Labels::Classes(&classes),
-            Task::Regress => Labels::Values,
-        };
         let max_tokens = self.checkpoint.config.max_tokens(max_tokens)?;
         let examples = rows.examples(columns, Some(self.answer.task))?;
-        let data = Dataset::prepare(&examples, &tokenizer, max_tokens, labels)?;
+        let data =
+            Dataset::prepare(&examples, &tokenizer, max_tokens, Labels::of(self.answer.task, &classes))?;
         check_tokens(&self.checkpoint.config, &data, &tokenizer)?;
         Ok(data)
     }

@@ -31,8 +31,10 @@ pub enum Task {
     /// One of several classes.
     #[default]
     Classify,
-    /// A number.
+    /// A number, or several.
     Regress,
+    /// Any number of several classes.
+    MultiLabel,
 }
 
 /// The examples of one file, in the order of its lines.
@@ -44,6 +46,8 @@ pub struct Examples {
     pub list: Vec<Example>,
     /// What was assumed in reading them, for the reader.
     pub notes: Vec<String>,
+    /// Names of the columns of labels where each class, or each number, has one of its own; else empty.
+    pub label_columns: Vec<String>,
 }
 
 /// One text or pair of texts, with its label where it has one.
@@ -64,8 +68,10 @@ pub struct Example {
 pub enum Label {
     /// The name of a class, or its index where the classes have no such name.
     Name(String),
-    /// A number to predict.
-    Value(f64),
+    /// The names of all classes that apply, or their indices; perhaps none does.
+    Names(Vec<String>),
+    /// The numbers to predict, one for each output.
+    Values(Vec<f64>),
 }
 
 /// Reads the examples of a file by the names `text`, `text_pair` and `label`.
@@ -103,7 +109,8 @@ impl Examples {
             line,
         };
         let list = (1..).zip(texts).map(example).collect();
-        Self { path: PathBuf::from("examples in memory"), list, notes: Vec::new() }
+        let path = PathBuf::from("examples in memory");
+        Self { path, list, notes: Vec::new(), label_columns: Vec::new() }
     }
 
     pub(crate) fn problem(&self, line: usize, problem: String) -> Error {

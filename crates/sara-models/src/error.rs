@@ -223,6 +223,17 @@ pub enum Error {
         examples: usize,
     },
 
+    /// Examples have another number of values than the head has outputs.
+    #[error("{}: an example has {found} values, and the head {n_labels} outputs; give as many", path.display())]
+    OutputCount {
+        /// The data file.
+        path: PathBuf,
+        /// Values of an example.
+        found: usize,
+        /// Outputs of the head.
+        n_labels: usize,
+    },
+
     /// A class is beyond what the head answers.
     #[error(
         "class {class} has no logit in a head of {n_labels} labels; load the head for as many as there are"

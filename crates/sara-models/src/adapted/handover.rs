@@ -11,6 +11,7 @@ pub use sara_core::export::peft::Profile as PeftProfile;
 
 use crate::adapted::{Adapted, Answer};
 use crate::architecture::Architecture;
+use crate::data::Task;
 use crate::encoder::EncoderCheckpoint;
 use crate::error::{Error, Result};
 use crate::hub::name_in_cache;
@@ -72,7 +73,14 @@ impl<B: Backend> Adapted<B> {
             [] => vec!["LABEL_0".to_owned()],
             classes => classes.to_vec(),
         };
-        self.checkpoint.save_merged(dest, &self.model, Some(&self.trained.head.saved(&labels)?))
+        // What transformers does not infer from the number of labels.
+        let problem = match self.answer.task {
+            Task::MultiLabel => Some("multi_label_classification"),
+            Task::Regress if labels.len() > 1 => Some("regression"),
+            _ => None,
+        };
+        let head = self.trained.head.saved(&labels, problem)?;
+        self.checkpoint.save_merged(dest, &self.model, Some(&head))
     }
 }
 

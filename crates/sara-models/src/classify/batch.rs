@@ -6,7 +6,8 @@ use super::{Gold, Item};
 ///
 /// # Shapes
 /// - `ids`, `types`, `mask`: `[rows, columns]`, row by row
-/// - `classes`, `values`: `[rows]`, or empty where the targets are of another kind
+/// - `classes`: `[rows]`, `values`: `[rows, outputs]`, `flags`: `[rows, n_labels]`, or empty where the targets are of
+///   another kind
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// Token ids; the padding token on padding.
@@ -23,6 +24,8 @@ pub struct Batch {
     pub classes: Vec<i32>,
     /// Values to predict.
     pub values: Vec<f32>,
+    /// 1 for each class that applies, else 0.
+    pub flags: Vec<f32>,
 }
 
 /// Pads items to the longest of them.
@@ -37,6 +40,7 @@ pub fn collate(items: &[&Item], pad_id: u32) -> Batch {
         columns,
         classes: Vec::new(),
         values: Vec::new(),
+        flags: Vec::new(),
     };
     for (row, item) in items.iter().enumerate() {
         let start = row * columns;
@@ -45,9 +49,10 @@ pub fn collate(items: &[&Item], pad_id: u32) -> Batch {
             batch.types[start + column] = kind as i32;
             batch.mask[start + column] = true;
         }
-        match item.target {
-            Gold::Class(class) => batch.classes.push(class as i32),
-            Gold::Value(value) => batch.values.push(value),
+        match &item.target {
+            Gold::Class(class) => batch.classes.push(*class as i32),
+            Gold::Values(values) => batch.values.extend(values),
+            Gold::Flags(flags) => batch.flags.extend(flags),
             Gold::None => {}
         }
     }

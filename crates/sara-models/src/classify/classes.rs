@@ -35,6 +35,7 @@ impl Classes {
         let known: BTreeSet<&str> = fixed.names.iter().map(String::as_str).collect();
         let is_known = |example: &Example| match &example.label {
             Some(Label::Name(name)) => known.contains(name.as_str()),
+            Some(Label::Names(names)) => names.iter().all(|name| known.contains(name.as_str())),
             _ => true,
         };
         if !fixed.are_numbered() || train.list.iter().all(is_known) {
@@ -70,9 +71,14 @@ impl Classes {
             match &example.label {
                 None => continue,
                 Some(Label::Name(name)) => _ = names.insert(name.clone()),
-                Some(Label::Value(value)) => return Err(not_a_class(examples, example, *value)),
+                Some(Label::Names(several)) => names.extend(several.iter().cloned()),
+                Some(label) => return Err(not_a_class(examples, example, label)),
             }
             labelled += 1;
+        }
+        // Columns of their own tell the classes and their order, those that never apply too.
+        if !examples.label_columns.is_empty() && labelled > 0 {
+            return Ok(Self { names: examples.label_columns.clone(), origin: Origin::Data });
         }
         let mut names: Vec<String> = names.into_iter().collect();
         let numbers: Option<Vec<f64>> = names.iter().map(|name| name.parse().ok()).collect();
@@ -92,7 +98,9 @@ impl Classes {
             order.sort_by(|a, b| a.0.total_cmp(&b.0));
             names = order.into_iter().map(|(_, name)| name).collect();
         }
+        let has_sets = examples.list.iter().any(|example| matches!(example.label, Some(Label::Names(_))));
         match names.as_slice() {
+            [_] if has_sets => Ok(Self { names, origin: Origin::Data }),
             [] => Err(Error::NoLabels {
                 path: examples.path.clone(),
                 examples: examples.list.len(),
@@ -116,27 +124,67 @@ impl Classes {
     /// # Errors
     /// [`Error::Data`] for a label that is none of the classes.
     pub fn indices(&self, examples: &Examples) -> Result<Vec<Option<usize>>> {
-        // Of two classes of one name the first is meant.
-        let numbered = self.names.iter().enumerate().rev();
-        let places: BTreeMap<&str, usize> = numbered.map(|(place, name)| (name.as_str(), place)).collect();
+        let places = self.places();
         let index = |example: &Example| match &example.label {
             None => Ok(None),
-            Some(Label::Value(value)) => Err(not_a_class(examples, example, *value)),
-            Some(Label::Name(name)) => {
-                match places.get(name.as_str()).copied().or_else(|| self.other(name)) {
-                    Some(index) => Ok(Some(index)),
-                    None => Err(examples.problem(example.line, self.unknown(name))),
-                }
-            }
+            Some(Label::Name(name)) => self.place(&places, name, examples, example).map(Some),
+            Some(label) => Err(not_a_class(examples, example, label)),
         };
         examples.list.iter().map(index).collect()
+    }
+
+    /// The classes that apply to each example, `None` where it has no labels.
+    ///
+    /// # Errors
+    /// As [`Self::indices`], and [`Error::Columns`] where some columns of labels are not those of the classes.
+    pub fn sets(&self, examples: &Examples) -> Result<Vec<Option<Vec<usize>>>> {
+        let places = self.places();
+        let columns = &examples.label_columns;
+        let found = |name: &String| places.get(name.as_str()).copied().or_else(|| self.other(name));
+        let of_columns: BTreeSet<usize> = columns.iter().filter_map(found).collect();
+        if !columns.is_empty() && (of_columns.len(), columns.len()) != (self.names.len(), self.names.len()) {
+            let all = |names: &[String]| listed(names.iter().map(String::as_str), LISTED);
+            let problem = format!(
+                "has columns {} for labels, and the classes are {}; name a column for each class",
+                all(columns),
+                all(&self.names)
+            );
+            return Err(Error::Columns { path: examples.path.clone(), problem });
+        }
+        let set = |example: &Example| match &example.label {
+            None => Ok(None),
+            Some(Label::Names(names)) => {
+                let place = |name: &String| self.place(&places, name, examples, example);
+                names.iter().map(place).collect::<Result<_>>().map(Some)
+            }
+            Some(label) => Err(not_a_class(examples, example, label)),
+        };
+        examples.list.iter().map(set).collect()
+    }
+
+    /// Places by name; of two classes of one name the first is meant.
+    fn places(&self) -> BTreeMap<&str, usize> {
+        self.names.iter().enumerate().rev().map(|(place, name)| (name.as_str(), place)).collect()
+    }
+
+    fn place(
+        &self,
+        places: &BTreeMap<&str, usize>,
+        name: &str,
+        examples: &Examples,
+        example: &Example,
+    ) -> Result<usize> {
+        let found = places.get(name).copied().or_else(|| self.other(name));
+        found.ok_or_else(|| examples.problem(example.line, self.unknown(name)))
     }
 
     /// Whether a label of these examples is an index rather than a name.
     pub(super) fn are_indexed(&self, examples: &Examples) -> bool {
         let known: BTreeSet<&str> = self.names.iter().map(String::as_str).collect();
+        let is_index = |name: &String| !known.contains(name.as_str()) && name.parse::<usize>().is_ok();
         examples.list.iter().any(|example| match &example.label {
-            Some(Label::Name(name)) => !known.contains(name.as_str()) && name.parse::<usize>().is_ok(),
+            Some(Label::Name(name)) => is_index(name),
+            Some(Label::Names(names)) => names.iter().any(is_index),
             _ => false,
         })
     }
@@ -172,7 +220,15 @@ impl Classes {
     }
 }
 
-fn not_a_class(examples: &Examples, example: &Example, value: f64) -> Error {
-    let problem = format!("label {value} is a value, not a class; read the file for task = \"classify\"");
+fn not_a_class(examples: &Examples, example: &Example, label: &Label) -> Error {
+    let problem = match label {
+        Label::Name(_) => {
+            "the label is one class of several; read the file for task = \"multi-label\"".to_owned()
+        }
+        Label::Names(_) => "the label is a list; read the file for task = \"classify\"".to_owned(),
+        Label::Values(values) => {
+            format!("label {values:?} is a value, not a class; read the file for task = \"classify\"")
+        }
+    };
     examples.problem(example.line, problem)
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{Batch, Classes, collate};
-use crate::data::{Example, Examples, LISTED, Label, listed, shown};
+use crate::data::{Example, Examples, LISTED, Label, Task, listed, shown};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::tokenizer::{Encoded, Tokenizer};
@@ -37,12 +37,14 @@ pub struct Item {
 }
 
 /// What the model should say about one example.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Gold {
     /// The index of a class.
     Class(usize),
-    /// A number.
-    Value(f32),
+    /// Numbers, one for each output.
+    Values(Vec<f32>),
+    /// For each class 1 where it applies, else 0.
+    Flags(Vec<f32>),
     /// Not known.
     None,
 }
@@ -52,10 +54,23 @@ pub enum Gold {
 pub enum Labels<'a> {
     /// Indices of these classes; an example without a label is dropped.
     Classes(&'a Classes),
-    /// Numbers; an example without a label is dropped.
-    Values,
+    /// Which of these classes apply; an example without labels is dropped.
+    Sets(&'a Classes),
+    /// Numbers, for outputs of these names, which are empty where nobody gave any; an example without a label is dropped.
+    Values(&'a [String]),
     /// Nothing, for prediction: labels are not looked at.
     Ignored,
+}
+
+impl<'a> Labels<'a> {
+    /// What a task makes of them; of numbers, `classes` are the names of the outputs.
+    pub fn of(task: Task, classes: &'a Classes) -> Self {
+        match task {
+            Task::Classify => Self::Classes(classes),
+            Task::MultiLabel => Self::Sets(classes),
+            Task::Regress => Self::Values(classes.names()),
+        }
+    }
 }
 
 /// What a dataset is like; its `Display` is for people, before the first step.
@@ -150,7 +165,7 @@ impl Dataset {
             });
         }
         let kept: Vec<&Example> = places.iter().map(|&place| &examples.list[place]).collect();
-        let wanted: Vec<Gold> = places.iter().map(|&place| wanted[place]).collect();
+        let wanted: Vec<Gold> = places.iter().map(|&place| wanted[place].clone()).collect();
         let texts = kept.par_iter().map(|example| (example.text.as_str(), example.text_pair.as_deref()));
         let encoded = tokenizer.encode_all(texts, max_tokens)?;
         if let Some((example, _)) = kept.iter().zip(&encoded).find(|(_, encoded)| encoded.own == 0) {
@@ -158,12 +173,7 @@ impl Dataset {
             return Err(examples.problem(example.line, problem.to_owned()));
         }
         let mut notes = examples.notes.clone();
-        if let Labels::Classes(classes) = targets
-            && classes.are_indexed(examples)
-        {
-            let names = listed(classes.names().iter().map(String::as_str), LISTED);
-            notes.push(format!("whole numbers are the classes in their order: {names}"));
-        }
+        notes.extend(taken_in_order(examples, targets));
         let lines = kept.iter().map(|example| example.line).collect();
         let report = Report {
             path: examples.path.clone(),
@@ -200,26 +210,30 @@ impl Dataset {
     /// Whether every item says what the answer is, all in the same way, and a head of so many labels can give it.
     ///
     /// # Errors
-    /// [`Error::NoExamples`], [`Error::NoTargets`], [`Error::NoLogit`].
+    /// [`Error::NoExamples`], [`Error::NoTargets`], [`Error::NoLogit`], [`Error::OutputCount`].
     pub fn check_targets(&self, n_labels: usize) -> Result<()> {
-        let first = self.items.first().ok_or(Error::NoExamples)?.target;
+        let first = &self.items.first().ok_or(Error::NoExamples)?.target;
         let differs = |item: &&Item| {
-            item.target == Gold::None
-                || std::mem::discriminant(&item.target) != std::mem::discriminant(&first)
+            item.target == Gold::None || std::mem::discriminant(&item.target) != std::mem::discriminant(first)
         };
-        let classes = self.items.iter().filter_map(|item| match item.target {
-            Gold::Class(class) => Some(class),
-            _ => None,
-        });
-        match self.items.iter().filter(differs).count() {
-            0 => match classes.max().filter(|&class| class >= n_labels) {
-                Some(class) => Err(Error::NoLogit { class, n_labels }),
-                None => Ok(()),
-            },
-            missing => {
-                Err(Error::NoTargets { path: self.report.path.clone(), missing, examples: self.items.len() })
+        let missing = self.items.iter().filter(differs).count();
+        if missing > 0 {
+            let (path, examples) = (self.report.path.clone(), self.items.len());
+            return Err(Error::NoTargets { path, missing, examples });
+        }
+        for item in &self.items {
+            match &item.target {
+                Gold::Class(class) if *class >= n_labels => {
+                    return Err(Error::NoLogit { class: *class, n_labels });
+                }
+                Gold::Values(values) | Gold::Flags(values) if values.len() != n_labels => {
+                    let (path, found) = (self.report.path.clone(), values.len());
+                    return Err(Error::OutputCount { path, found, n_labels });
+                }
+                _ => {}
             }
         }
+        Ok(())
     }
 
     /// One padded batch of the items at these indices.
@@ -239,11 +253,25 @@ fn targets_of(examples: &Examples, targets: Labels<'_>) -> Result<Vec<Gold>> {
             let indices = classes.indices(examples)?;
             Ok(indices.into_iter().map(|index| index.map_or(Gold::None, Gold::Class)).collect())
         }
-        Labels::Values => {
+        Labels::Sets(classes) => {
+            let flags = |set: Vec<usize>| {
+                let flag = |class: usize| if set.contains(&class) { 1.0 } else { 0.0 };
+                Gold::Flags((0..classes.names().len()).map(flag).collect())
+            };
+            Ok(classes.sets(examples)?.into_iter().map(|set| set.map_or(Gold::None, flags)).collect())
+        }
+        Labels::Values(names) => {
+            let order = by_name(names, &examples.label_columns);
             let value = |example: &Example| match &example.label {
                 None => Ok(Gold::None),
-                Some(Label::Value(value)) => Ok(Gold::Value(*value as f32)),
-                Some(Label::Name(_)) => {
+                Some(Label::Values(values)) => {
+                    let own = match order.as_ref().filter(|order| order.len() == values.len()) {
+                        Some(order) => order.iter().map(|&place| values[place] as f32).collect(),
+                        None => values.iter().map(|&value| value as f32).collect(),
+                    };
+                    Ok(Gold::Values(own))
+                }
+                Some(Label::Name(_) | Label::Names(_)) => {
                     let problem = "the label is a class, not a value; read the file for task = \"regress\"";
                     Err(examples.problem(example.line, problem.to_owned()))
                 }
@@ -253,13 +281,43 @@ fn targets_of(examples: &Examples, targets: Labels<'_>) -> Result<Vec<Gold>> {
     }
 }
 
+/// For each of these outputs the place of its column, where the columns are named as they are.
+fn by_name(names: &[String], columns: &[String]) -> Option<Vec<usize>> {
+    let place = |name: &String| columns.iter().position(|column| column == name);
+    names
+        .iter()
+        .map(place)
+        .collect::<Option<Vec<_>>>()
+        .filter(|order| !order.is_empty() && order.len() == columns.len())
+}
+
+/// A note where labels mean something by their place rather than their name.
+fn taken_in_order(examples: &Examples, targets: Labels<'_>) -> Option<String> {
+    let all = |names: &[String]| listed(names.iter().map(String::as_str), LISTED);
+    match targets {
+        Labels::Classes(classes) | Labels::Sets(classes) if classes.are_indexed(examples) => {
+            Some(format!("whole numbers are the classes in their order: {}", all(classes.names())))
+        }
+        Labels::Values(names) => {
+            let columns = &examples.label_columns;
+            let is_said = !names.is_empty() && !columns.is_empty() && by_name(names, columns).is_none();
+            is_said.then(|| format!("columns {} are taken in their order for {}", all(columns), all(names)))
+        }
+        _ => None,
+    }
+}
+
 fn count(wanted: &[Gold], targets: Labels<'_>) -> Vec<ClassCount> {
-    let Labels::Classes(classes) = targets else { return Vec::new() };
+    let (Labels::Classes(classes) | Labels::Sets(classes)) = targets else { return Vec::new() };
     let mut counts: Vec<_> =
         classes.names().iter().map(|name| ClassCount { name: name.clone(), count: 0 }).collect();
     for target in wanted {
-        if let Gold::Class(index) = target {
-            counts[*index].count += 1;
+        match target {
+            Gold::Class(index) => counts[*index].count += 1,
+            Gold::Flags(flags) => {
+                counts.iter_mut().zip(flags).for_each(|(class, flag)| class.count += *flag as usize);
+            }
+            _ => {}
         }
     }
     counts
@@ -269,7 +327,8 @@ impl ValueRange {
     fn of(targets: &[Gold]) -> Option<Self> {
         let values: Vec<f64> = targets
             .iter()
-            .filter_map(|target| if let Gold::Value(value) = target { Some(f64::from(*value)) } else { None })
+            .flat_map(|target| if let Gold::Values(values) = target { values.as_slice() } else { &[] })
+            .map(|&value| f64::from(value))
             .collect();
         let min = values.iter().copied().reduce(f64::min)?;
         let max = values.iter().copied().reduce(f64::max)?;

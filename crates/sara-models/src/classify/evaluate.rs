@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use sara_core::{Adapter, Pass, Seen};
 use sara_ops::LayerOps;
 
-use crate::classify::metrics::{classification, regression};
+use crate::classify::metrics::{classification, multi_label, regression};
 use crate::classify::{Dataset, Gold};
 use crate::data::{Order, batches};
 use crate::encoder::head::Head;
@@ -91,29 +91,50 @@ pub fn observe<B: LayerOps, A: Adapter<B>>(
 
 /// Mean loss and metrics of these logits, one row for each example of `data`, of which every one has its answer.
 fn measure(logits: &[Vec<f32>], data: &Dataset) -> Metrics {
-    let (mut loss, mut classes, mut values) = (0.0, Vec::new(), Vec::new());
+    let (mut loss, mut classes, mut values, mut flags) = (0.0, Vec::new(), Vec::new(), Vec::new());
     for (row, item) in logits.iter().zip(&data.items) {
-        match item.target {
+        match &item.target {
             Gold::Class(class) => {
-                loss += cross_entropy(row, class);
-                classes.push(class);
+                loss += cross_entropy(row, *class);
+                classes.push(*class);
             }
-            Gold::Value(value) => {
-                loss += (f64::from(row[0]) - f64::from(value)).powi(2);
-                values.push(f64::from(value));
+            Gold::Values(all) => {
+                loss += squared_error(row, all);
+                values.push(all.as_slice());
+            }
+            Gold::Flags(all) => {
+                loss += binary_cross_entropy(row, all);
+                flags.push(all.as_slice());
             }
             Gold::None => {}
         }
     }
-    let mut metrics = if values.is_empty() {
+    let mut metrics = if !flags.is_empty() {
+        multi_label(logits, &flags)
+    } else if !values.is_empty() {
+        regression(logits, &values)
+    } else {
         let n_classes = logits.first().map_or(1, Vec::len);
         classification(&logits.concat(), &classes, n_classes)
-    } else {
-        let predictions: Vec<f64> = logits.iter().map(|row| f64::from(row[0])).collect();
-        regression(&predictions, &values)
     };
     metrics.insert("loss", Some(loss / logits.len() as f64));
     metrics
+}
+
+/// The mean over the outputs.
+fn squared_error(logits: &[f32], values: &[f32]) -> f64 {
+    let errors =
+        logits.iter().zip(values).map(|(&logit, &value)| (f64::from(logit) - f64::from(value)).powi(2));
+    errors.sum::<f64>() / values.len() as f64
+}
+
+/// The mean over the classes.
+fn binary_cross_entropy(logits: &[f32], flags: &[f32]) -> f64 {
+    let loss = |(&logit, &flag): (&f32, &f32)| {
+        let (logit, flag) = (f64::from(logit), f64::from(flag));
+        logit.max(0.0) - logit * flag + (-logit.abs()).exp().ln_1p()
+    };
+    logits.iter().zip(flags).map(loss).sum::<f64>() / flags.len() as f64
 }
 
 fn cross_entropy(logits: &[f32], class: usize) -> f64 {

@@ -43,19 +43,28 @@ where
     }
 }
 
-/// Mean loss of a batch, `[1]`: cross entropy of classes, or squared error of a single value.
+/// Mean loss of a batch, `[1]`: cross entropy of classes; squared error of values, or binary cross entropy of flags, each
+/// the mean over all outputs, as transformers has them.
 ///
 /// # Shapes
 /// - `logits`: `[rows, n_labels]`
 fn loss_of<B: AutodiffBackend>(logits: Tensor<B, 2>, batch: &Batch) -> Tensor<B, 1> {
     let device = logits.device();
     let rows = batch.rows;
-    let losses = if batch.classes.is_empty() {
-        let values = Tensor::<B, 2>::from_data(TensorData::new(batch.values.clone(), [rows, 1]), &device);
-        (logits - values).powi_scalar(2)
+    let [_, outputs] = logits.dims();
+    let targets = |values: &[f32]| {
+        Tensor::<B, 2>::from_data(TensorData::new(values.to_vec(), [rows, outputs]), &device)
+    };
+    let (losses, parts) = if !batch.flags.is_empty() {
+        // max(x, 0) - x t + ln(1 + exp(-|x|)), which does not overflow.
+        let flags = targets(&batch.flags);
+        let tail = logits.clone().abs().neg().exp().add_scalar(1.0).log();
+        (logits.clone().clamp_min(0.0) - logits * flags + tail, outputs)
+    } else if batch.classes.is_empty() {
+        ((logits - targets(&batch.values)).powi_scalar(2), outputs)
     } else {
         let classes = TensorData::new(batch.classes.clone(), [rows, 1]);
-        log_softmax(logits, 1).gather(1, Tensor::<B, 2, Int>::from_data(classes, &device)).neg()
+        (log_softmax(logits, 1).gather(1, Tensor::<B, 2, Int>::from_data(classes, &device)).neg(), 1)
     };
-    (losses.sum_dim(0) / rows as f64).reshape([1])
+    (losses.sum_dim(0).sum_dim(1) / (rows * parts) as f64).reshape([1])
 }

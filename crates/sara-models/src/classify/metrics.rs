@@ -23,14 +23,70 @@ pub fn classification(logits: &[f32], labels: &[usize], n_classes: usize) -> Met
     metrics
 }
 
-/// Pearson's and Spearman's correlation of predicted with true values.
+/// Pearson's and Spearman's correlation of predicted with true values; of several outputs one for each.
+///
+/// # Shapes
+/// - `predictions`, `values`: `[examples][outputs]`
+///
+/// # Panics
+/// If the sizes do not agree.
+pub fn regression<P: AsRef<[f32]>, V: AsRef<[f32]>>(predictions: &[P], values: &[V]) -> Metrics {
+    fn column<R: AsRef<[f32]>>(rows: &[R], output: usize) -> Vec<f64> {
+        rows.iter().map(|row| f64::from(row.as_ref()[output])).collect()
+    }
+    let outputs = values.first().map_or(1, |row| row.as_ref().len());
+    let each = |correlation: fn(&[f64], &[f64]) -> Option<f64>| {
+        (0..outputs)
+            .map(|output| correlation(&column(predictions, output), &column(values, output)))
+            .collect()
+    };
+    let mut metrics = Metrics::default();
+    metrics.insert_each("pearson", each(pearson));
+    metrics.insert_each("spearman", each(spearman));
+    metrics
+}
+
+/// Micro- and macro-F1 over all classes, and the share of examples whose classes are all right; a class applies where
+/// its logit is 0 or more, which is a probability of one half.
+///
+/// F1 is 0 where nothing applies and nothing is predicted.
+///
+/// # Shapes
+/// - `logits`, `flags`: `[examples][classes]`
+///
+/// # Source
+/// As scikit-learn computes them, with `zero_division=0`.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn regression(predictions: &[f64], values: &[f64]) -> Metrics {
+pub fn multi_label<L: AsRef<[f32]>, F: AsRef<[f32]>>(logits: &[L], flags: &[F]) -> Metrics {
+    let classes = flags.first().map_or(0, |row| row.as_ref().len());
+    let mut tallies = vec![Class::default(); classes];
+    let mut right = 0.0;
+    for (logits, flags) in logits.iter().zip(flags) {
+        let mut all = true;
+        for ((tally, &logit), &flag) in tallies.iter_mut().zip(logits.as_ref()).zip(flags.as_ref()) {
+            let (predicted, applies) = (logit >= 0.0, flag > 0.5);
+            tally.predicted += f64::from(u8::from(predicted));
+            tally.labelled += f64::from(u8::from(applies));
+            tally.hits += f64::from(u8::from(predicted && applies));
+            all &= predicted == applies;
+        }
+        right += f64::from(u8::from(all));
+    }
+    let f1 = |class: &Class| {
+        let all = class.predicted + class.labelled;
+        if all > 0.0 { 2.0 * class.hits / all } else { 0.0 }
+    };
+    let sum = tallies.iter().fold(Class::default(), |sum, class| Class {
+        predicted: sum.predicted + class.predicted,
+        labelled: sum.labelled + class.labelled,
+        hits: sum.hits + class.hits,
+    });
     let mut metrics = Metrics::default();
-    metrics.insert("pearson", pearson(predictions, values));
-    metrics.insert("spearman", spearman(predictions, values));
+    metrics.insert("micro_f1", Some(f1(&sum)));
+    metrics.insert("macro_f1", Some(tallies.iter().map(f1).sum::<f64>() / classes as f64));
+    metrics.insert("subset_accuracy", Some(right / flags.len() as f64));
     metrics
 }
 
@@ -83,7 +139,7 @@ pub fn matthews(predictions: &[usize], labels: &[usize]) -> Option<f64> {
 }
 
 /// How often one class was predicted, was the label, and was both.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Class {
     predicted: f64,
     labelled: f64,

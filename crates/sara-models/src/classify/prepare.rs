@@ -43,14 +43,11 @@ pub fn prepare(
     let read = |path| Rows::read(path, data.format)?.examples(&data.columns(), Some(task));
     let train = read(&data.train)?;
     let mut notes = Vec::new();
-    let classes = match task {
-        Task::Regress => None,
-        Task::Classify => {
-            let (classes, note) = Classes::of_run(labels, &train)?;
-            notes.extend(note);
-            Some(classes)
-        }
+    let (classes, note) = match task {
+        Task::Regress => (Classes::of_checkpoint(outputs(&train, labels)), None),
+        Task::Classify | Task::MultiLabel => Classes::of_run(labels, &train)?,
     };
+    notes.extend(note);
     let (train, valid) = if let Some(valid) = &data.valid {
         (train, read(valid)?)
     } else {
@@ -63,24 +60,40 @@ pub fn prepare(
         ));
         (train, valid)
     };
-    let targets = classes.as_ref().map_or(Labels::Values, Labels::Classes);
+    let targets = Labels::of(task, &classes);
     let max_tokens = data.max_tokens.unwrap_or(usize::MAX);
     let train = Dataset::prepare(&train, tokenizer, max_tokens, targets)?;
     let valid = Dataset::prepare(&valid, tokenizer, max_tokens, targets)?;
-    let classes = classes.as_ref().map_or_else(Vec::new, |classes| classes.names().to_vec());
-    Ok(Learned { answer: Answer { task, classes }, train, valid, notes })
+    Ok(Learned { answer: Answer { task, classes: classes.names().to_vec() }, train, valid, notes })
+}
+
+/// Names of several numbers, as the checkpoint, the columns or their places have them; none for a single one.
+fn outputs(train: &Examples, labels: Option<&[String]>) -> Vec<String> {
+    let n = train.list.iter().find_map(|example| match &example.label {
+        Some(Label::Values(values)) => Some(values.len()),
+        _ => None,
+    });
+    let n = n.filter(|&n| n > 1).unwrap_or(0);
+    let numbered: Vec<String> = (0..n).map(|output| format!("LABEL_{output}")).collect();
+    let named = labels.filter(|names| names.len() == n && *names != numbered);
+    match (named, train.label_columns.as_slice()) {
+        (Some(names), _) => names.to_vec(),
+        (None, columns) if columns.len() == n => columns.to_vec(),
+        _ => numbered,
+    }
 }
 
 /// Keeps a share of the examples that can be used apart, of each class as nearly the same as whole numbers allow; both
 /// sides keep the order of the file.
 fn split(examples: Examples, share: f64, seed: Seed) -> Result<(Examples, Examples)> {
-    let mut of_class: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let mut of_class: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let is_used = |example: &&(usize, &Example)| example.1.has_text() && example.1.label.is_some();
     let numbered: Vec<(usize, &Example)> = examples.list.iter().enumerate().collect();
     for (place, example) in numbered.iter().filter(is_used) {
         let class = match &example.label {
-            Some(Label::Name(name)) => name.as_str(),
-            _ => "",
+            Some(Label::Name(name)) => name.clone(),
+            Some(Label::Names(names)) => names.join("|"),
+            _ => String::new(),
         };
         of_class.entry(class).or_default().push(*place);
     }
@@ -107,12 +120,13 @@ fn split(examples: Examples, share: f64, seed: Seed) -> Result<(Examples, Exampl
     for (place, &example) in order.iter().enumerate() {
         apart[example] = up_to(place + 1) > up_to(place);
     }
-    let Examples { path, list, notes } = examples;
+    let Examples { path, list, notes, label_columns } = examples;
     let (valid, train): (Vec<_>, Vec<_>) = list.into_iter().zip(apart).partition(|(_, apart)| *apart);
     let side = |list: Vec<(Example, bool)>, notes| Examples {
         path: path.clone(),
         list: list.into_iter().map(|(example, _)| example).collect(),
         notes,
+        label_columns: label_columns.clone(),
     };
     Ok((side(train, notes), side(valid, Vec::new())))
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::Encoder;
 use crate::architecture::{Architecture, Family};
 use crate::checkpoint::loader::Loader;
+use crate::data::Task;
 use crate::encoder::head::paths;
 use crate::python_json;
 
@@ -71,8 +72,10 @@ pub struct EncoderConfig {
     pub dropouts: Dropouts,
     /// Names of the classes in the order of the logits; `None` if the checkpoint has no classification head.
     ///
-    /// One name alone is a regression.
+    /// One name alone is a regression, unless `task` says that it applies or not.
     pub labels: Option<Vec<String>>,
+    /// What the head was trained for, as far as the file says; one of its labels by default.
+    pub task: Task,
     /// Whether the checkpoint's files have a classification head.
     pub(crate) own_head: bool,
     /// What the file says of the head.
@@ -314,6 +317,7 @@ impl Family for EncoderConfig {
                 classifier: file.classifier_dropout.unwrap_or(file.hidden_dropout_prob),
             },
             labels,
+            task: if is_there == Some(false) { Task::default() } else { file.task()? },
             own_head: is_there == Some(true),
             head,
         };
@@ -439,14 +443,25 @@ impl File {
 
     /// How many labels there are. Their number is never written where it follows from the names, and two need no names.
     fn n_labels(&self) -> Result<usize, String> {
-        let n = self.said_labels().unwrap_or(2);
-        let implied = if n == 1 { "regression" } else { "single_label_classification" };
-        match self.problem_type.as_deref() {
-            _ if n == 0 => Err("the model has a head for no labels; id2label needs one or more".to_owned()),
-            Some(kind) if kind != implied => {
-                Err(format!("problem_type {kind} with {n} labels is not supported; only {implied} is"))
+        match self.said_labels().unwrap_or(2) {
+            0 => Err("the model has a head for no labels; id2label needs one or more".to_owned()),
+            1 if self.problem_type.as_deref() == Some("single_label_classification") => {
+                Err("problem_type single_label_classification needs two labels or more".to_owned())
             }
-            _ => Ok(n),
+            n => Ok(n),
+        }
+    }
+
+    /// What the head was trained for, where the number of labels does not tell.
+    fn task(&self) -> Result<Task, String> {
+        match self.problem_type.as_deref() {
+            None | Some("single_label_classification") => Ok(Task::Classify),
+            Some("multi_label_classification") => Ok(Task::MultiLabel),
+            Some("regression") => Ok(Task::Regress),
+            Some(other) => Err(format!(
+                "problem_type {other} is not known; write single_label_classification, multi_label_classification or \
+                 regression"
+            )),
         }
     }
 }

@@ -102,11 +102,12 @@ impl<B: Backend> Head<B> {
         tensors
     }
 
-    /// What a checkpoint with this head says of it; `labels` are the names of its classes.
+    /// What a checkpoint with this head says of it; `labels` are the names of its classes, `problem_type` is what they do
+    /// not tell.
     ///
     /// # Errors
     /// [`Error::Config`] where there are not as many names as logits.
-    pub fn saved(&self, labels: &[String]) -> Result<SavedHead, Error> {
+    pub fn saved(&self, labels: &[String], problem_type: Option<&str>) -> Result<SavedHead, Error> {
         if self.n_labels() != labels.len() {
             let found = format!("{} names for a head of {} labels", labels.len(), self.n_labels());
             let (field, expected) = ("labels".to_owned(), "a name for each".to_owned());
@@ -119,9 +120,9 @@ impl<B: Backend> Head<B> {
             ("architectures", Some(json!([self.family.classifier_architecture()]))),
             ("id2label", Some(Value::Object(by_id.collect()))),
             ("label2id", Some(Value::Object(by_name.collect()))),
-            // Both follow from the labels; what the base says is of its own head.
+            // What the base says is of its own head; the number follows from the names.
             ("num_labels", None),
-            ("problem_type", None),
+            ("problem_type", problem_type.map(|kind| json!(kind))),
         ];
         let config = config.map(|(key, value)| (key.to_owned(), value)).into();
         Ok(SavedHead { tensors: self.tensors(), replaces: HEAD, config })

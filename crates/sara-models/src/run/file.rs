@@ -126,6 +126,12 @@ pub struct Data {
     /// Name of the column with the label. Default `label`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// Names of columns of 0 and 1, one for each class of a multi-label task, or of numbers, one for each output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+    /// What stands between the names of several labels in one field. Default `|`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_separator: Option<String>,
     /// Length at which texts are cut, in tokens; default 128 or the checkpoint's usable length, if that is smaller.
     pub max_tokens: Option<usize>,
     /// Whether each epoch has an order of its own, drawn from seed and epoch. Default true, as in transformers.
@@ -142,6 +148,8 @@ impl Default for Data {
             text: None,
             text_pair: None,
             label: None,
+            labels: None,
+            label_separator: None,
             max_tokens: None,
             shuffle: true,
         }
@@ -151,8 +159,8 @@ impl Default for Data {
 impl Data {
     /// The names of the columns.
     pub fn columns(&self) -> Columns {
-        let Self { text, text_pair, label, .. } = self;
-        Columns { text: text.clone(), text_pair: text_pair.clone(), label: label.clone() }
+        let Self { text, text_pair, label, labels, label_separator, .. } = self.clone();
+        Columns { text, text_pair, label, labels, label_separator }
     }
 }
 
@@ -344,6 +352,17 @@ impl Run {
         for (field, path) in [("data.train", Some(&data.train)), ("data.valid", data.valid.as_ref())] {
             let expected = "a file, since a run reads it again to go on";
             check(path.is_none_or(|path| path != Path::new("-")), field, &"\"-\"", expected)?;
+        }
+        if let Some(labels) = &data.labels {
+            let found = format!("{labels:?}");
+            let expected = "names of columns, for task = \"multi-label\" or \"regress\", without data.label";
+            let fits = !labels.is_empty() && self.task != Task::Classify && data.label.is_none();
+            check(fits, "data.labels", &found, expected)?;
+        }
+        if let Some(separator) = &data.label_separator {
+            let expected = "what no label contains, for task = \"multi-label\", without data.labels";
+            let fits = !separator.is_empty() && self.task == Task::MultiLabel && data.labels.is_none();
+            check(fits, "data.label_separator", &format!("{separator:?}"), expected)?;
         }
         if let Some(share) = data.valid_share {
             let expected = "a share above 0 and below 1, where data.valid is left out";

@@ -45,7 +45,7 @@ impl Workplace {
         place
     }
 
-    fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 

@@ -65,7 +65,7 @@ fn name(name: &str) -> Option<Label> {
 fn labelled(labels: impl IntoIterator<Item = Option<Label>>) -> Examples {
     let list =
         labels.into_iter().enumerate().map(|(index, label)| example("a b", None, label, index + 2)).collect();
-    Examples { path: PathBuf::from("train.csv"), list, notes: Vec::new() }
+    Examples { path: PathBuf::from("train.csv"), list, notes: Vec::new(), label_columns: Vec::new() }
 }
 
 fn checkpoint(names: &[&str]) -> Classes {
@@ -174,12 +174,12 @@ fn labels_that_are_no_class_are_named_with_their_line() {
         "train.csv, line 2: has 30 different numbers as labels of 30 examples; numbers to predict are for \
          task = \"regress\""
     );
-    let value = vec![Some(Label::Value(0.5))];
+    let value = vec![Some(Label::Values(vec![0.5]))];
     assert_eq!(
         of_data(value.clone()),
-        "train.csv, line 2: label 0.5 is a value, not a class; read the file for task = \"classify\""
+        "train.csv, line 2: label [0.5] is a value, not a class; read the file for task = \"classify\""
     );
-    assert_eq!(indices(known(), value), of_data(vec![Some(Label::Value(0.5))]));
+    assert_eq!(indices(known(), value), of_data(vec![Some(Label::Values(vec![0.5]))]));
 }
 
 #[test]
@@ -253,12 +253,17 @@ fn a_dataset_keeps_order_drops_the_unlabelled_and_reports() {
         .enumerate()
         .map(|(index, (text, label))| example(text, None, label, index + 1))
         .collect();
-    let examples = Examples { path: PathBuf::from("train.jsonl"), list, notes: vec!["a note".to_owned()] };
+    let examples = Examples {
+        path: PathBuf::from("train.jsonl"),
+        list,
+        notes: vec!["a note".to_owned()],
+        label_columns: Vec::new(),
+    };
     let classes = checkpoint(&["bad", "unused", "good"]);
     let dataset = Dataset::prepare(&examples, &load(&bert()), 5, Labels::Classes(&classes)).unwrap();
     let ids: Vec<_> = dataset.items.iter().map(|item| item.ids.as_slice()).collect();
     assert_eq!(ids, [&[CLS, A, SEP][..], &[CLS, A, B, C, SEP], &[CLS, C, 7, SEP], &[CLS, 8, SEP]]);
-    let targets: Vec<_> = dataset.items.iter().map(|item| item.target).collect();
+    let targets: Vec<_> = dataset.items.iter().map(|item| item.target.clone()).collect();
     assert_eq!(targets, [2, 0, 2, 2].map(Gold::Class));
     assert_eq!(dataset.lengths(), [3, 5, 4, 3]);
 
@@ -285,9 +290,12 @@ fn a_dataset_keeps_order_drops_the_unlabelled_and_reports() {
 #[test]
 fn values_become_targets_and_prediction_needs_none() {
     let tokenizer = load(&bert());
-    let examples = labelled([Some(Label::Value(0.1)), None, Some(Label::Value(3.0))]);
-    let dataset = Dataset::prepare(&examples, &tokenizer, 8, Labels::Values).unwrap();
-    assert_eq!(dataset.items.iter().map(|item| item.target).collect::<Vec<_>>(), [0.1, 3.0].map(Gold::Value));
+    let examples = labelled([Some(Label::Values(vec![0.1])), None, Some(Label::Values(vec![3.0]))]);
+    let dataset = Dataset::prepare(&examples, &tokenizer, 8, Labels::Values(&[])).unwrap();
+    assert_eq!(
+        dataset.items.iter().map(|item| item.target.clone()).collect::<Vec<_>>(),
+        [0.1, 3.0].map(|value| Gold::Values(vec![value]))
+    );
     assert!(
         dataset.report.to_string().ends_with("\n  values     smallest 0.1000, mean 1.5500, largest 3.0000"),
         "{}",
@@ -295,7 +303,7 @@ fn values_become_targets_and_prediction_needs_none() {
     );
 
     let all = Dataset::prepare(&examples, &tokenizer, 8, Labels::Ignored).unwrap();
-    assert_eq!(all.items.iter().map(|item| item.target).collect::<Vec<_>>(), [Gold::None; 3]);
+    assert_eq!(all.items.iter().map(|item| item.target.clone()).collect::<Vec<_>>(), vec![Gold::None; 3]);
     assert_eq!(all.report.dropped, 0);
 }
 
@@ -303,7 +311,8 @@ fn values_become_targets_and_prediction_needs_none() {
 fn a_dataset_refuses_empty_texts_and_wrong_labels() {
     let tokenizer = load(&bert());
     let prepare = |list: Vec<Example>, targets: Labels<'_>| {
-        let examples = Examples { path: PathBuf::from("x.jsonl"), list, notes: Vec::new() };
+        let examples =
+            Examples { path: PathBuf::from("x.jsonl"), list, notes: Vec::new(), label_columns: Vec::new() };
         Dataset::prepare(&examples, &tokenizer, 8, targets).unwrap_err().to_string()
     };
     let list = vec![example("a", None, None, 1), example("[PAD] [PAD]", Some("b"), None, 2)];
@@ -314,7 +323,8 @@ fn a_dataset_refuses_empty_texts_and_wrong_labels() {
     let list = vec![example("", None, None, 1), example(" \t", Some("b"), None, 2)];
     assert_eq!(prepare(list, Labels::Ignored), "x.jsonl: none of its 2 examples has a text");
     let list = vec![example("?", None, None, 1)];
-    let unknown = Examples { path: PathBuf::from("x.jsonl"), list, notes: Vec::new() };
+    let unknown =
+        Examples { path: PathBuf::from("x.jsonl"), list, notes: Vec::new(), label_columns: Vec::new() };
     assert!(
         Dataset::prepare(&unknown, &tokenizer, 8, Labels::Ignored).is_ok(),
         "an unknown token is a token"
@@ -326,11 +336,11 @@ fn a_dataset_refuses_empty_texts_and_wrong_labels() {
         "x.jsonl: none of its 1 examples has a label; add \"label\" to each line, or say which column it is (data.label, --label)"
     );
     assert_eq!(
-        prepare(without, Labels::Values),
+        prepare(without, Labels::Values(&[])),
         "x.jsonl: none of its 1 examples has a label; add \"label\" to each line, or say which column it is (data.label, --label)"
     );
     assert_eq!(
-        prepare(vec![example("a", None, name("1"), 4)], Labels::Values),
+        prepare(vec![example("a", None, name("1"), 4)], Labels::Values(&[])),
         "x.jsonl, line 4: the label is a class, not a value; read the file for task = \"regress\""
     );
 }
@@ -438,9 +448,10 @@ fn collate_pads_on_the_right_to_the_longest() {
             columns: 5,
             classes: vec![1, 0],
             values: vec![],
+            flags: vec![],
         }
     );
-    let value = item(&[2, 3], &[0, 0], Gold::Value(0.25));
+    let value = item(&[2, 3], &[0, 0], Gold::Values(vec![0.25]));
     let batch = collate(&[&value], 9);
     assert_eq!((batch.columns, batch.values, batch.classes), (2, vec![0.25], vec![]));
     assert_eq!(collate(&[], 9).rows, 0);

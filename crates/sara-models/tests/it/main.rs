@@ -29,6 +29,8 @@ mod reading;
 mod run;
 mod runs;
 mod schedule;
+#[cfg(feature = "flex")]
+mod several;
 mod tokenizers;
 #[cfg(feature = "flex")]
 mod training;

@@ -90,7 +90,7 @@ fn json_has_a_stable_order_and_null_for_none() {
     let metrics = classification(&[0.0, 1.0, 1.0, 0.0], &[1, 1], 2);
     let json = serde_json::to_string(&metrics).unwrap();
     assert_eq!(json, r#"{"accuracy":0.5,"macro_f1":0.3333333333333333,"matthews":0.0}"#);
-    let undefined = regression(&[1.0, 1.0], &[1.0, 2.0]);
+    let undefined = regression(&[[1.0], [1.0]], &[[1.0], [2.0]]);
     let json = serde_json::to_string(&undefined).unwrap();
     assert_eq!(json, r#"{"pearson":null,"spearman":null}"#);
     assert_eq!(serde_json::from_str::<Metrics>(&json).unwrap(), undefined);

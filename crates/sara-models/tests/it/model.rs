@@ -26,13 +26,15 @@ pub(crate) static NOISE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 const PARITY: f32 = 1e-4;
 
 /// Every checkpoint with the number of its labels; those without a head get as many.
-const FIXTURES: [(&str, usize); 6] = [
+const FIXTURES: [(&str, usize); 8] = [
     ("roberta-cls3", 3),
     ("roberta-reg", 1),
     ("roberta-mlm", 2),
     ("bert-cls3", 3),
     ("bert-reg", 1),
     ("bert-bare", 2),
+    ("roberta-multi", 3),
+    ("bert-reg2", 2),
 ];
 
 pub(crate) fn fixture(name: &str) -> PathBuf {

@@ -41,7 +41,7 @@ fn contents(examples: &Examples) -> Vec<(&str, Option<&str>, Option<&str>)> {
     let label = |example: &Example| match &example.label {
         None => None,
         Some(Label::Name(name)) => Some(name.clone()),
-        Some(Label::Value(_)) => panic!("a value"),
+        Some(other) => panic!("{other:?} is no class"),
     };
     // Kept for as long as the examples are, so that tests can write plain strings.
     examples
@@ -67,7 +67,7 @@ fn message(name: &str, content: impl AsRef<[u8]>, task: Task) -> String {
 
 fn named(text: Option<&str>, text_pair: Option<&str>, label: Option<&str>) -> Columns {
     let [text, text_pair, label] = [text, text_pair, label].map(|name| name.map(str::to_owned));
-    Columns { text, text_pair, label }
+    Columns { text, text_pair, label, ..Columns::default() }
 }
 
 fn fixture(name: &str) -> PathBuf {
@@ -312,7 +312,7 @@ fn numbers_are_values_when_the_task_is_regress() {
     for (name, content) in [("x.jsonl", json), ("x.csv", "text,label\na,3\nb,-0.5\nc,\n")] {
         let examples = read_as(name, content, Task::Regress).unwrap();
         let labels: Vec<_> = examples.list.into_iter().map(|example| example.label).collect();
-        assert_eq!(labels, [Some(Label::Value(3.0)), Some(Label::Value(-0.5)), None]);
+        assert_eq!(labels, [Some(Label::Values(vec![3.0])), Some(Label::Values(vec![-0.5])), None]);
     }
 }
 

@@ -176,7 +176,7 @@ fn what_cannot_be_trained_on_is_an_error() {
     assert_eq!(run(&unlabelled, None, default()), expected);
     assert_eq!(run(&good, Some(&unlabelled), default()), expected);
     let mut mixed = good.clone();
-    mixed.items[5].target = Gold::Value(0.5);
+    mixed.items[5].target = Gold::Values(vec![0.5]);
     assert_eq!(run(&mixed, None, default()), expected);
     let mut beyond = good.clone();
     beyond.items[2].target = Gold::Class(3);
@@ -435,13 +435,14 @@ fn batches(golden: &Stored, pad_id: u32) -> Vec<Batch> {
             columns: 10,
             classes: labels.to_vec(),
             values: Vec::new(),
+            flags: Vec::new(),
         }
     };
     ids.chunks(40).zip(mask.chunks(40)).zip(labels.chunks(4)).map(batch).collect()
 }
 
 /// The gradients that the optimizer saw, by path.
-fn gradients<M: Module<Train>>(module: &M, stepped: &Stepped) -> Tensors {
+pub(crate) fn gradients<M: Module<Train>>(module: &M, stepped: &Stepped) -> Tensors {
     struct Gradients<'a>(Path, &'a GradientsParams, Tensors);
     impl ModuleVisitor<Train> for Gradients<'_> {
         fn enter_module(&mut self, name: &str, _container: &str) {

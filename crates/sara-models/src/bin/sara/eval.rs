@@ -47,6 +47,10 @@ impl Job for &Eval {
             self.task.is_none_or(|task| task == adapted.answer.task),
             "the head was trained for another task; leave --task out to use its own"
         );
+        ensure!(
+            self.data.columns.label_separator.is_none() || adapted.answer.task == Task::MultiLabel,
+            "--label-separator is for several labels, and the head gives one answer; leave it out"
+        );
         let data = adapted.labelled(&self.data.rows()?, &self.data.columns, self.max_tokens)?;
         let metrics = evaluate(&adapted.model, &adapted.trained, &data, self.batch_size)?;
         Ok((data, metrics, adapted.notes))
@@ -59,10 +63,7 @@ impl Eval {
         console.notes(&notes);
         console.say(&data.report);
         for (name, value) in metrics.iter() {
-            console.say(format!(
-                "{name:<11} {}",
-                value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))
-            ));
+            console.say(format!("{name:<15} {value}"));
         }
         console.result(&Report { examples: data.items.len(), metrics })
     }

@@ -52,6 +52,8 @@ pub(crate) struct Predicted {
     answer: Answer,
     /// `None` where a row has no text.
     logits: Vec<Option<Vec<f32>>>,
+    /// What stands between several values in a cell.
+    separator: String,
     report: DataReport,
     notes: Vec<String>,
 }
@@ -71,7 +73,8 @@ impl Job for &Predict {
         for (&place, row) in data.places.iter().zip(predict(&model, &trained, &data, self.batch_size)?) {
             logits[place] = Some(row);
         }
-        Ok(Predicted { rows, answer, logits, report: data.report, notes })
+        let separator = self.data.columns.separator().to_owned();
+        Ok(Predicted { rows, answer, logits, separator, report: data.report, notes })
     }
 }
 
@@ -107,7 +110,18 @@ impl Predicted {
             1.0 / sum
         };
         match (self.answer.task, logits) {
-            (Task::Regress, logits) => vec![("value", json!(logits.map(|logits| logits[0])))],
+            (Task::Regress, logits) => match logits.map(Vec::as_slice) {
+                Some(&[value]) => vec![("value", json!(value))],
+                several => vec![("value", json!(several))],
+            },
+            (Task::MultiLabel, None) => vec![("labels", Value::Null), ("probabilities", Value::Null)],
+            (Task::MultiLabel, Some(logits)) => {
+                let applies = self.answer.classes.iter().zip(logits).filter(|(_, logit)| **logit >= 0.0);
+                let labels: Vec<&String> = applies.map(|(name, _)| name).collect();
+                let probabilities: Vec<f64> =
+                    logits.iter().map(|&logit| 1.0 / (1.0 + f64::from(-logit).exp())).collect();
+                vec![("labels", json!(labels)), ("probabilities", json!(probabilities))]
+            }
             (Task::Classify, None) => vec![("label", Value::Null), ("probability", Value::Null)],
             (Task::Classify, Some(logits)) => {
                 let class = largest(logits);
@@ -141,10 +155,18 @@ impl Predicted {
         let mut table = record(&header);
         for (row, logits) in self.rows.rows.iter().zip(&self.logits) {
             let said = self.said(logits.as_ref());
-            let values = row.fields.iter().chain(said.iter().map(|(_, value)| value));
-            table.push_str(&record(&values.map(cell).collect::<Vec<_>>()));
+            let values = said.iter().map(|(_, value)| self.said_cell(value));
+            table.push_str(&record(&row.fields.iter().map(cell).chain(values).collect::<Vec<_>>()));
         }
         table
+    }
+
+    /// Several values stand in one cell, with what separates labels between them.
+    fn said_cell(&self, value: &Value) -> String {
+        match value {
+            Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join(&self.separator),
+            value => cell(value),
+        }
     }
 }
 

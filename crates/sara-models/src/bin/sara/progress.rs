@@ -84,13 +84,8 @@ impl<T> Journal<T> for Shown {
     }
 
     fn evaluation(&mut self, record: &EvaluationRecord, best: Option<&T>) -> Result<()> {
-        let metrics: Vec<String> = record
-            .valid
-            .iter()
-            .map(|(name, value)| {
-                value.map_or_else(|| format!("{name} -"), |value| format!("{name} {value:.4}"))
-            })
-            .collect();
+        let metrics: Vec<String> =
+            record.valid.iter().map(|(name, value)| format!("{name} {value}")).collect();
         let mark = if best.is_some() { "  (best so far)" } else { "" };
         self.say(&format!("step {}  epoch {:.2}  {}{mark}", record.step, record.epoch, metrics.join("  ")));
         Ok(())

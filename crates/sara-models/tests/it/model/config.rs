@@ -53,7 +53,8 @@ fn labels_follow_the_rules_of_transformers() {
     for refused in [
         json!({"id2label": {"zero": "a", "1": "b"}}),
         json!({"id2label": {}}),
-        json!({"problem_type": "multi_label_classification"}),
+        json!({"problem_type": "ranking"}),
+        json!({"num_labels": 1, "problem_type": "single_label_classification"}),
     ] {
         assert!(labels(refused.clone()).is_err(), "{refused}");
     }

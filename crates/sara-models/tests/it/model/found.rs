@@ -136,7 +136,7 @@ fn names_of_wrappers_are_taken_off() {
             // Merged and written again it has the names of the library.
             let checkpoint = EncoderCheckpoint::open(dir.path()).unwrap();
             let loaded = checkpoint.load::<Flex>(3, Seed(0), &FlexDevice).unwrap();
-            let head = loaded.head.saved(checkpoint.config.labels.as_ref().unwrap()).unwrap();
+            let head = loaded.head.saved(checkpoint.config.labels.as_ref().unwrap(), None).unwrap();
             let out = dir.path().join("out");
             checkpoint.save_merged(&out, &loaded.model, Some(&head)).unwrap();
             let written = stored(&out.join("model.safetensors"));

@@ -54,7 +54,9 @@ fn a_head_goes_along_and_loads_again() {
         let loaded = checkpoint.load_with_new_head::<Flex>(4, Seed(7), &device).unwrap();
         let parent = tempfile::tempdir().unwrap();
         let out = parent.path().join("merged");
-        checkpoint.save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels).unwrap())).unwrap();
+        checkpoint
+            .save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels, None).unwrap()))
+            .unwrap();
 
         let again = EncoderCheckpoint::open(&out).unwrap();
         assert_eq!(again.config.labels.as_deref(), Some(&labels[..]), "{name}");
@@ -93,7 +95,7 @@ fn the_configuration_names_the_new_labels_and_keeps_the_rest() {
     let loaded = checkpoint.load_with_new_head::<Flex>(1, Seed(0), &device).unwrap();
     let out = base.path().join("merged");
     let labels = ["score".to_owned()];
-    checkpoint.save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels).unwrap())).unwrap();
+    checkpoint.save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels, None).unwrap())).unwrap();
     let written = json(&out.join("config.json"));
     assert_eq!(written["id2label"], serde_json::json!({"0": "score"}));
     assert_eq!(written["label2id"], serde_json::json!({"score": 0}));
@@ -104,7 +106,7 @@ fn the_configuration_names_the_new_labels_and_keeps_the_rest() {
 
     let two = ["a".to_owned(), "b".to_owned()];
     let fails = |out: &Path, labels: &[String]| {
-        let saved = loaded.head.saved(labels);
+        let saved = loaded.head.saved(labels, None);
         saved
             .and_then(|head| checkpoint.save_merged(out, &loaded.model, Some(&head)))
             .unwrap_err()
@@ -171,7 +173,7 @@ fn a_merged_checkpoint_keeps_the_dtype_of_its_base() {
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("merged");
     let labels = ["a".to_owned(), "b".to_owned()];
-    checkpoint.save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels).unwrap())).unwrap();
+    checkpoint.save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels, None).unwrap())).unwrap();
     assert!(all(&out).values().all(|(dtype, ..)| *dtype == Dtype::BF16));
 }
 
