@@ -9,18 +9,27 @@ use std::{fs, io};
 
 use burn::tensor::backend::Backend;
 use sara_core::{Backbone, ModelShape, Target};
+use serde_json::{Map, Value};
 
 use crate::checkpoint::loader::Loader;
+use crate::decoder::config::DecoderConfig;
 use crate::encoder::config::EncoderConfig;
 use crate::error::Error;
+use crate::python_json;
 
 /// The name of the file in a checkpoint's directory.
 pub const CONFIG: &str = "config.json";
 
 /// A model as its `config.json` describes it.
 pub trait Architecture: Debug + Send + Sync {
-    /// `model_type` in the file, and the first component of every path in a model with a head.
+    /// `model_type` in the file.
     fn name(&self) -> &'static str;
+
+    /// The first component of every path of the backbone in a model with a head.
+    fn root(&self) -> &'static str;
+
+    /// The table of the tokens' vectors, inside the backbone: a tensor that every model has, and once.
+    fn embeddings(&self) -> &'static str;
 
     /// What methods that share parameters across layers or heads need to know.
     fn shape(&self) -> ModelShape;
@@ -92,15 +101,7 @@ pub trait Family: Architecture + Clone + Sized {
     /// [`Error::Io`] or [`Error::Format`] where the file cannot be read, is of another family, or asks for something
     /// that is not computed here.
     fn read(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join(CONFIG);
-        let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => {
-                let problem = "does not exist; the model must be the directory of a Hugging Face checkpoint";
-                Error::format(&path, problem)
-            }
-            _ => Error::io(&path)(source),
-        })?;
-        Self::parse(&text).map_err(|problem| Error::format(&path, problem))
+        Self::parse(&text(dir)?).map_err(|problem| Error::format(&dir.join(CONFIG), problem))
     }
 }
 
@@ -109,13 +110,64 @@ pub trait Family: Architecture + Clone + Sized {
 /// # Errors
 /// As [`Family::read`].
 pub fn describe(dir: &Path) -> Result<Box<dyn Architecture>, Error> {
-    // The encoders' own error lists what is known, as long as they are the only family.
-    Ok(Box::new(EncoderConfig::read(dir)?))
+    match Kind::of(dir)? {
+        Kind::Encoder => Ok(Box::new(EncoderConfig::read(dir)?)),
+        Kind::Decoder => Ok(Box::new(DecoderConfig::read(dir)?)),
+    }
+}
+
+/// What a model is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Reads a text as a whole: RoBERTa, BERT.
+    Encoder,
+    /// Predicts the next token: LLaMA, Mistral, Qwen.
+    Decoder,
+}
+
+impl Kind {
+    /// That of the model in `dir`, by the `model_type` of its `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] where the file cannot be read, or names none that is known.
+    pub fn of(dir: &Path) -> Result<Self, Error> {
+        let problem = |problem: String| Error::format(&dir.join(CONFIG), problem);
+        let (config, _): (Map<String, Value>, _) =
+            python_json::parse(&text(dir)?).map_err(|error| problem(error.to_string()))?;
+        match config.get("model_type").and_then(Value::as_str) {
+            Some("roberta" | "bert") => Ok(Self::Encoder),
+            Some("llama" | "mistral" | "qwen2" | "qwen3") => Ok(Self::Decoder),
+            other => Err(problem(format!(
+                "model_type is {}; supported are roberta, bert, llama, mistral, qwen2 and qwen3",
+                other.unwrap_or("missing")
+            ))),
+        }
+    }
+}
+
+/// The text of `config.json` in `dir`.
+fn text(dir: &Path) -> Result<String, Error> {
+    let path = dir.join(CONFIG);
+    fs::read_to_string(&path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => {
+            let problem = "does not exist; the model must be the directory of a Hugging Face checkpoint";
+            Error::format(&path, problem)
+        }
+        _ => Error::io(&path)(source),
+    })
 }
 
 impl Architecture for Box<dyn Architecture> {
     fn name(&self) -> &'static str {
         self.as_ref().name()
+    }
+
+    fn root(&self) -> &'static str {
+        self.as_ref().root()
+    }
+
+    fn embeddings(&self) -> &'static str {
+        self.as_ref().embeddings()
     }
 
     fn shape(&self) -> ModelShape {

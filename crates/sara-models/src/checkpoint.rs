@@ -46,14 +46,11 @@ pub(crate) struct Names {
     parts: &'static [&'static str],
 }
 
-/// A tensor that every model has, and once.
-const EMBEDDINGS: &str = "embeddings.word_embeddings.weight";
-
 impl Names {
     /// # Errors
     /// That there are several models in the files, or one with a wrapper of PEFT around its layers.
     fn of(weights: &Weights, config: &impl Architecture) -> Result<Self, Error> {
-        let full = format!("{}.", config.name());
+        let full = format!("{}.", config.root());
         let wrapped = |name: &&str| name.contains(".base_layer.") || name.contains(".lora_A.");
         if let Some(name) = weights.names().find(wrapped) {
             let problem = format!(
@@ -62,7 +59,8 @@ impl Names {
             );
             return Err(Error::format(weights.path(), problem));
         }
-        let prefixes: Vec<&str> = weights.names().filter_map(|name| name.strip_suffix(EMBEDDINGS)).collect();
+        let prefixes: Vec<&str> =
+            weights.names().filter_map(|name| name.strip_suffix(config.embeddings())).collect();
         let backbone = match prefixes[..] {
             [prefix] => prefix.to_owned(),
             [] => {

@@ -234,6 +234,42 @@ pub enum Error {
         n_labels: usize,
     },
 
+    /// Nothing is left to learn.
+    #[error(
+        "{}: none of its {examples} examples has a token that is learned within max_tokens = {max_tokens}; write longer \
+         texts, or raise max_tokens",
+        path.display()
+    )]
+    NothingTrained {
+        /// The data file.
+        path: PathBuf,
+        /// Its rows.
+        examples: usize,
+        /// The limit.
+        max_tokens: usize,
+    },
+
+    /// Texts cannot be ended.
+    #[error("{}: names no eos_token, by which a text ends; add it to tokenizer_config.json", path.display())]
+    NoEndOfText {
+        /// The tokenizer's file.
+        path: PathBuf,
+    },
+
+    /// A text might become longer than the model takes.
+    #[error(
+        "{prompt} tokens of prompt and {max_new_tokens} new ones are more than the context of {context}; shorten the prompt \
+         or lower max-new-tokens"
+    )]
+    Context {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// New tokens at most.
+        max_new_tokens: usize,
+        /// Tokens that the context takes.
+        context: usize,
+    },
+
     /// A class is beyond what the head answers.
     #[error(
         "class {class} has no logit in a head of {n_labels} labels; load the head for as many as there are"

@@ -55,9 +55,11 @@
 
 pub mod adapted;
 pub mod architecture;
+pub mod causal_lm;
 pub mod checkpoint;
 pub mod classify;
 pub mod data;
+pub mod decoder;
 pub mod encoder;
 pub mod error;
 mod fingerprint;

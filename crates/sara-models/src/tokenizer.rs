@@ -4,6 +4,7 @@ mod build;
 mod classes;
 mod special;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     largest_id: u32,
     pad_id: Option<u32>,
+    /// Special tokens by their names in the configuration.
+    special: BTreeMap<&'static str, String>,
     /// Whether the model gets token types; zeros otherwise.
     has_types: bool,
     /// The side on which texts are cut.
@@ -41,6 +44,24 @@ pub struct Encoded {
     pub own: usize,
 }
 
+/// The tokens of a text, not cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// First byte of each in the text, and the first after it; nowhere for special tokens around it.
+    pub spans: Vec<(usize, usize)>,
+}
+
+/// What stands around a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame {
+    /// The special tokens that the tokenizer adds by itself.
+    Own,
+    /// Nothing.
+    Bare,
+}
+
 impl Tokenizer {
     /// Reads the tokenizer's files in a checkpoint's directory: `tokenizer.json`, else `vocab.txt`, or `vocab.json` with
     /// `merges.txt`; with what `config.json`, `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`
@@ -49,17 +70,50 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if a file is missing, is no tokenizer, or asks for something that is not done here.
     pub fn load(dir: &Path) -> Result<Self> {
-        let Built { inner, has_types, cut, pad_token } =
+        let Built { inner, has_types, cut, special } =
             build(dir).map_err(|(file, problem)| Error::Tokenizer { path: dir.join(file), problem })?;
-        let pad_id = pad_token.as_deref().into_iter().chain(["<pad>", "[PAD]"]);
+        let pad_id = special.get("pad_token").map(String::as_str).into_iter().chain(["<pad>", "[PAD]"]);
         let pad_id = pad_id.into_iter().find_map(|token| inner.token_to_id(token));
         let largest_id = inner.get_vocab(true).into_values().max().unwrap_or(0);
-        Ok(Self { path: dir.join("tokenizer.json"), inner, largest_id, pad_id, has_types, cut })
+        Ok(Self { path: dir.join("tokenizer.json"), inner, largest_id, pad_id, special, has_types, cut })
     }
 
     /// How many tokens the vocabulary holds, added ones included.
     pub fn vocabulary_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// Its file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The special token that the files name so: `eos_token`.
+    pub fn special(&self, name: &str) -> Option<&str> {
+        self.special.get(name).map(String::as_str)
+    }
+
+    /// The id of a token.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The text of these tokens, special ones left out.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the tokenizer fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(|error| failed(&self.path, &*error))
+    }
+
+    /// The tokens of a text as long as it is, and where they lie in it.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the tokenizer fails.
+    pub fn tokens(&self, text: &str, frame: Frame) -> Result<Tokens> {
+        let encoding = self.inner.encode(text, frame == Frame::Own);
+        let encoding = encoding.map_err(|error| failed(&self.path, &*error))?;
+        Ok(Tokens { ids: encoding.get_ids().to_vec(), spans: encoding.get_offsets().to_vec() })
     }
 
     /// The token with this id.

@@ -2,19 +2,22 @@
 //! gradients that are wanted need.
 
 mod block;
+mod decoder;
 mod linear;
 mod quantize;
 
 use burn::tensor::TensorMetadata;
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::ops::{Backward, OpsKind};
 
 use self::block::{Attention, Gelu, LayerNorm};
+use self::decoder::{CausalAttention, RmsNorm, Rotary, SumOfLosses, Swiglu};
 use self::linear::{Add, BlockLinear, Kept, Linear};
 use self::quantize::{Gates, Quantize};
-use crate::{AttentionInputs, LayerOps};
+use crate::token_loss::{TokenLoss, Wanted};
+use crate::{AttentionInputs, CausalInputs, LayerOps};
 
 impl<B: LayerOps, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
     const BIT_FOR_BIT: bool = B::BIT_FOR_BIT;
@@ -78,6 +81,61 @@ impl<B: LayerOps, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
             OpsKind::Tracked(prep) => prep.finish(inputs.clone(), B::fused_attention(inputs)),
             OpsKind::UnTracked(prep) => prep.finish(B::fused_attention(inputs)),
         }
+    }
+
+    fn fused_rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        let op = RmsNorm.prepare::<C>([x.node.clone(), gamma.node.clone()]).compute_bound().stateful();
+        let (x, gamma) = (x.primitive, gamma.primitive);
+        match op {
+            OpsKind::Tracked(prep) => {
+                let state = (x.clone(), gamma.clone(), epsilon);
+                prep.finish(state, B::fused_rms_norm(x, gamma, epsilon))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_rms_norm(x, gamma, epsilon)),
+        }
+    }
+
+    fn fused_rotary(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let op = Rotary.prepare::<C>([x.node.clone()]).compute_bound().stateful();
+        let (cos, sin) = (cos.primitive, sin.primitive);
+        finish(op, (cos.clone(), sin.clone()), B::fused_rotary(x.primitive, cos, sin))
+    }
+
+    fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let op = Swiglu.prepare::<C>([gate.node.clone(), up.node.clone()]).compute_bound().stateful();
+        let (gate, up) = (gate.primitive, up.primitive);
+        match op {
+            OpsKind::Tracked(prep) => prep.finish((gate.clone(), up.clone()), B::fused_swiglu(gate, up)),
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_swiglu(gate, up)),
+        }
+    }
+
+    fn fused_causal_attention(inputs: CausalInputs<Self>) -> FloatTensor<Self> {
+        let CausalInputs { q, k, v, first, n_heads, n_kv_heads } = inputs;
+        let nodes = [q.node.clone(), k.node.clone(), v.node.clone()];
+        let (q, k, v) = (q.primitive, k.primitive, v.primitive);
+        let inputs = CausalInputs::<B> { q, k, v, first, n_heads, n_kv_heads };
+        match CausalAttention.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(inputs.clone(), B::fused_causal_attention(inputs)),
+            OpsKind::UnTracked(prep) => prep.finish(B::fused_causal_attention(inputs)),
+        }
+    }
+
+    fn fused_token_loss(
+        hidden: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        _wanted: Wanted,
+    ) -> TokenLoss<Self> {
+        let op = SumOfLosses.prepare::<C>([hidden.node.clone()]).compute_bound().stateful();
+        let wanted = if hidden.is_tracked() { Wanted::Gradient } else { Wanted::Loss };
+        let TokenLoss { loss, gradient } =
+            B::fused_token_loss(hidden.primitive, rows.primitive, targets, wanted);
+        TokenLoss { loss: finish(op, gradient, loss), gradient: None }
     }
 
     fn fused_quantize(

@@ -4,6 +4,7 @@
 //! summed in a fixed order, so a result never depends on the threads.
 
 mod attention;
+mod causal;
 mod kernels;
 mod linear;
 
@@ -14,10 +15,11 @@ use burn_flex::{Flex, FlexTensor, Layout};
 use rayon::prelude::*;
 
 use self::attention::Attention;
+use self::causal::Causal;
 use crate::block::stock;
 use crate::buffer::filled;
 use crate::quantize::{self, DOUBLINGS, FINER};
-use crate::{AttentionInputs, LayerOps};
+use crate::{AttentionInputs, CausalInputs, LayerOps, decoder};
 
 /// Elements of one piece of work, 64 KiB: it stays in the second-level cache.
 const CHUNK: usize = 16 * 1024;
@@ -140,6 +142,98 @@ impl LayerOps for Flex {
         }
         let grad = contiguous(grad);
         let [dq, dk, dv] = Attention::new(inputs).backward(grad.storage::<f32>(), wanted);
+        let [q, k, v] = shapes;
+        [(dq, q), (dk, k), (dv, v)].map(|(grad, shape)| grad.map(|grad| tensor(grad, shape)))
+    }
+
+    fn fused_rms_norm(x: FlexTensor, gamma: FlexTensor, epsilon: f64) -> FlexTensor {
+        if !fuses([&x, &gamma]) || is_empty(&x) {
+            return decoder::stock::rms_norm::<Self>(x, gamma, epsilon);
+        }
+        let gamma = contiguous(gamma);
+        let gamma = gamma.storage::<f32>();
+        map(x, whole_rows(gamma.len()), |x| kernels::rms_norm(x, gamma, epsilon as f32))
+    }
+
+    fn fused_rms_norm_backward(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        epsilon: f64,
+        grad: FlexTensor,
+    ) -> FlexTensor {
+        if !fuses([&x, &gamma, &grad]) || is_empty(&x) {
+            return decoder::stock::rms_norm_backward::<Self>(x, gamma, epsilon, grad);
+        }
+        let gamma = contiguous(gamma);
+        let gamma = gamma.storage::<f32>();
+        map_with(grad, &contiguous(x), whole_rows(gamma.len()), |grad, x| {
+            kernels::rms_norm_backward(x, gamma, epsilon as f32, grad);
+        })
+    }
+
+    fn fused_rotary(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
+        if !fuses([&x, &cos, &sin]) || is_empty(&x) {
+            return decoder::stock::rotary::<Self>(x, cos, sin);
+        }
+        let (d, half) = (x.layout().shape()[2], cos.layout().shape()[2]);
+        let (mut x, cos, sin) = (contiguous(x), contiguous(cos), contiguous(sin));
+        let angles = cos.storage::<f32>().par_chunks(half).zip(sin.storage::<f32>().par_chunks(half));
+        let rows = x.storage_mut::<f32>().par_chunks_mut(d);
+        rows.zip(angles).with_min_len((CHUNK / d).max(1)).for_each(|(row, (cos, sin))| {
+            kernels::rotary(row, cos, sin);
+        });
+        x
+    }
+
+    fn fused_swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        if !fuses([&gate, &up]) {
+            return decoder::stock::swiglu::<Self>(gate, up);
+        }
+        map_with(gate, &contiguous(up), CHUNK, kernels::swiglu)
+    }
+
+    fn fused_swiglu_backward(
+        gate: FlexTensor,
+        up: FlexTensor,
+        grad: FlexTensor,
+        wanted: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
+        if !fuses([&gate, &up, &grad]) {
+            return decoder::stock::swiglu_backward::<Self>(gate, up, grad, wanted);
+        }
+        let (gate, up) = (contiguous(gate), contiguous(up));
+        let of_up = wanted[1].then(|| map_with(grad.clone(), &gate, CHUNK, kernels::swiglu_up_backward));
+        let of_gate = wanted[0].then(|| {
+            let mut grad = contiguous(grad);
+            let (gate, up) = (gate.storage::<f32>(), up.storage::<f32>());
+            let known = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
+            grad.storage_mut::<f32>().par_chunks_mut(CHUNK).zip(known).for_each(|(grad, (gate, up))| {
+                kernels::swiglu_gate_backward(grad, gate, up);
+            });
+            grad
+        });
+        [of_gate, of_up]
+    }
+
+    fn fused_causal_attention(inputs: CausalInputs<Self>) -> FlexTensor {
+        let shape = inputs.q.layout().shape().clone();
+        if !fuses([&inputs.q, &inputs.k, &inputs.v]) || is_empty(&inputs.q) {
+            return decoder::stock::causal_attention::<Self>(inputs);
+        }
+        tensor(Causal::new(inputs).forward(), shape)
+    }
+
+    fn fused_causal_attention_backward(
+        inputs: CausalInputs<Self>,
+        grad: FlexTensor,
+        wanted: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let shapes = [&inputs.q, &inputs.k, &inputs.v].map(|x| x.layout().shape().clone());
+        if !fuses([&inputs.q, &inputs.k, &inputs.v, &grad]) || is_empty(&inputs.q) {
+            return decoder::stock::causal_attention_backward::<Self>(inputs, grad, wanted);
+        }
+        let grad = contiguous(grad);
+        let [dq, dk, dv] = Causal::new(inputs).backward(grad.storage::<f32>(), wanted);
         let [q, k, v] = shapes;
         [(dq, q), (dk, k), (dv, v)].map(|(grad, shape)| grad.map(|grad| tensor(grad, shape)))
     }

@@ -3,7 +3,8 @@
 //! [`LayerOps`] has burn's own operations as default bodies, so a backend joins with an empty `impl`. Flex overrides them
 //! (`flex.rs`) with loops that are fused, vectorised and shared by the threads; `Autodiff` records each as one node of
 //! the graph (`autodiff.rs`), which keeps no more than the gradients that are wanted need. The free functions of
-//! [`linear`](mod@linear), [`block`] and [`quantize`](mod@quantize) are the interface.
+//! [`linear`](mod@linear), [`block`], [`decoder`], [`token_loss`](mod@token_loss) and
+//! [`quantize`](mod@quantize) are the interface.
 //!
 //! [`strided`] is the product of matrices inside larger buffers, [`buffer`] makes new buffers, and
 //! [`threads`] keeps the threads awake between two pieces of work.
@@ -13,6 +14,7 @@ pub mod block;
 pub mod buffer;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
+pub mod decoder;
 #[cfg(feature = "flex")]
 mod flex;
 pub mod linear;
@@ -20,14 +22,17 @@ pub mod quantize;
 #[cfg(feature = "flex")]
 pub mod strided;
 pub mod threads;
+pub mod token_loss;
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{Tensor, TensorPrimitive};
 
 pub use block::{AttentionInputs, attention, gelu, layer_norm};
+pub use decoder::{CausalInputs, causal_attention, rms_norm, rotary, swiglu};
 pub use linear::{add, block_linear, linear};
 pub use quantize::quantize;
+pub use token_loss::token_loss;
 
 /// Backend extension: layers and their gradients, by default burn's own operations.
 ///
@@ -140,6 +145,78 @@ pub trait LayerOps: Backend {
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<Self>>; 3] {
         block::stock::attention_backward::<Self>(inputs, grad, wanted)
+    }
+
+    /// See [`rms_norm`].
+    fn fused_rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        decoder::stock::rms_norm::<Self>(x, gamma, epsilon)
+    }
+
+    /// Gradient of [`rms_norm`] by its input.
+    fn fused_rms_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        decoder::stock::rms_norm_backward::<Self>(x, gamma, epsilon, grad)
+    }
+
+    /// Gradient of [`rms_norm`] by `gamma`.
+    fn fused_rms_norm_gamma_backward(
+        x: FloatTensor<Self>,
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        decoder::stock::rms_norm_gamma_backward::<Self>(x, epsilon, grad)
+    }
+
+    /// See [`rotary`]. Its gradient is the same with the other sign of `sin`.
+    fn fused_rotary(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        decoder::stock::rotary::<Self>(x, cos, sin)
+    }
+
+    /// See [`swiglu`].
+    fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        decoder::stock::swiglu::<Self>(gate, up)
+    }
+
+    /// Gradients of [`swiglu`] by gate and up, each where `wanted` in that order.
+    fn fused_swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        wanted: [bool; 2],
+    ) -> [Option<FloatTensor<Self>>; 2] {
+        decoder::stock::swiglu_backward::<Self>(gate, up, grad, wanted)
+    }
+
+    /// See [`causal_attention`].
+    fn fused_causal_attention(inputs: CausalInputs<Self>) -> FloatTensor<Self> {
+        decoder::stock::causal_attention::<Self>(inputs)
+    }
+
+    /// Gradients of [`causal_attention`] by query, key and value, each where `wanted` in that order.
+    fn fused_causal_attention_backward(
+        inputs: CausalInputs<Self>,
+        grad: FloatTensor<Self>,
+        wanted: [bool; 3],
+    ) -> [Option<FloatTensor<Self>>; 3] {
+        decoder::stock::causal_attention_backward::<Self>(inputs, grad, wanted)
+    }
+
+    /// See [`token_loss`](token_loss()).
+    fn fused_token_loss(
+        hidden: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        wanted: token_loss::Wanted,
+    ) -> token_loss::TokenLoss<Self> {
+        token_loss::stock::<Self>(hidden, rows, targets, wanted)
     }
 
     /// See [`quantize`](quantize()).

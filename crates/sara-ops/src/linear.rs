@@ -28,6 +28,22 @@ pub fn linear<B: LayerOps, const D: usize>(
     tensor(B::fused_linear(primitive(x), primitive(weight), bias.map(primitive)))
 }
 
+/// `x rowsᵀ`: the product of each vector with every row of a table.
+///
+/// # Shapes
+/// - `x`: `[.., d]`
+/// - `rows`: `[n, d]`
+/// - returns `[.., n]`
+///
+/// # Panics
+/// If the shapes differ from these.
+pub fn linear_of_rows<B: LayerOps, const D: usize>(x: Tensor<B, D>, rows: Tensor<B, 2>) -> Tensor<B, D> {
+    let (dims, [_, d]) = (x.dims(), rows.dims());
+    assert_eq!(dims.last(), Some(&d), "the rows are as long as the input");
+    // What a linear layer does on the way back.
+    tensor(B::fused_linear_backward(primitive(rows), primitive(x), None))
+}
+
 /// `x` times a weight of blocks along the diagonal: each slice of the features by the block of its own.
 ///
 /// # Shapes

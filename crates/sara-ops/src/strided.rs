@@ -168,6 +168,16 @@ impl<'a> MatrixMut<'a> {
         Self { data: buffer.as_mut_ptr(), shape: [n_rows, n_cols], stride: n_cols, buffer: PhantomData }
     }
 
+    /// `count` rows from `start`.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn rows(&mut self, (start, count): (usize, usize)) -> MatrixMut<'_> {
+        assert!(is_within(start, count, self.shape[0]), "rows lie inside their matrix");
+        let data = self.data.wrapping_add(start * self.stride);
+        MatrixMut { data, shape: [count, self.shape[1]], stride: self.stride, buffer: PhantomData }
+    }
+
     /// Writes `lhs rhs`.
     ///
     /// # Panics

@@ -67,10 +67,16 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// The linear layer at `path`, frozen.
     pub fn linear(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear<B> {
+        let Linear { weight, .. } = self.linear_without_bias(path, d_in, d_out);
+        Linear { weight, bias: Some(self.tensor(&format!("{path}.bias"), [d_out])) }
+    }
+
+    /// The same of a layer that has no bias.
+    pub fn linear_without_bias(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear<B> {
         let weight = self.read(&format!("{path}.weight"), &[d_out, d_in], to_f32_transposed);
         let weight =
             state(Tensor::from_data(TensorData::new(weight, [d_in, d_out]), (self.device, DType::F32)));
-        Linear { weight, bias: Some(self.tensor(&format!("{path}.bias"), [d_out])) }
+        Linear { weight, bias: None }
     }
 
     /// The tensor `name`, frozen.

@@ -184,6 +184,14 @@ impl Architecture for EncoderConfig {
         self.family.name()
     }
 
+    fn root(&self) -> &'static str {
+        self.family.name()
+    }
+
+    fn embeddings(&self) -> &'static str {
+        "embeddings.word_embeddings.weight"
+    }
+
     fn shape(&self) -> ModelShape {
         ModelShape {
             n_layers: self.n_layers,

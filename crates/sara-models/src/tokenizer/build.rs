@@ -3,13 +3,14 @@
 //! A class with a name is built anew: of `tokenizer.json` it takes vocabulary, merges and added tokens alone, and the rest
 //! from `tokenizer_config.json` or its own defaults. A generic class takes the file as it stands.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use tokenizers::{PostProcessorWrapper, Tokenizer, TruncationDirection};
 
-use super::classes::Class;
+use super::classes::{Class, NAMED};
 use super::special::Special;
 use crate::architecture::CONFIG;
 use crate::python_json;
@@ -21,7 +22,8 @@ pub(super) struct Built {
     pub(super) has_types: bool,
     /// The side on which texts are cut.
     pub(super) cut: TruncationDirection,
-    pub(super) pad_token: Option<String>,
+    /// Special tokens by their names in the configuration.
+    pub(super) special: BTreeMap<&'static str, String>,
 }
 
 /// What is wrong, and with which file.
@@ -79,7 +81,9 @@ pub(super) fn build(dir: &Path) -> Result<Built, Wrong> {
             return Err(of_settings(format!("model_input_names is {other}; write a list of names")));
         }
     };
-    Ok(Built { inner, has_types, cut, pad_token: special.named("pad_token").map(str::to_owned) })
+    let special =
+        NAMED.into_iter().filter_map(|name| Some((name, special.named(name)?.to_owned()))).collect();
+    Ok(Built { inner, has_types, cut, special })
 }
 
 /// The object in a file, if there is such a file.

@@ -11,6 +11,8 @@ mod cli;
 mod command;
 mod data;
 #[cfg(feature = "flex")]
+mod decoders;
+#[cfg(feature = "flex")]
 mod finetune;
 #[cfg(feature = "flex")]
 mod found;

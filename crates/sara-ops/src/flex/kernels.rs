@@ -105,6 +105,83 @@ vectorized! {
         }
     }
 
+    /// Softmax of `scale * scores` in each row over the columns from the first to before the second number of `seen`,
+    /// zero elsewhere, in place.
+    fn causal_softmax(scores: &mut [f32], seen: &[(usize, usize)], scale: f32) {
+        let n = scores.len() / seen.len();
+        for (row, &(from, to)) in scores.chunks_exact_mut(n).zip(seen) {
+            row[..from].fill(0.0);
+            row[to..].fill(0.0);
+            let row = &mut row[from..to];
+            let highest = maximum(row) * scale;
+            for score in row.iter_mut() {
+                *score = exp(*score * scale - highest);
+            }
+            let share = sum(row, row, |p, _| p).recip();
+            for p in row.iter_mut() {
+                *p *= share;
+            }
+        }
+    }
+
+    /// Each row of `gamma.len()` values over the root of the mean of its squares, times `gamma`, in place.
+    fn rms_norm(values: &mut [f32], gamma: &[f32], epsilon: f32) {
+        for row in values.chunks_exact_mut(gamma.len()) {
+            let inverse = inverse_root_mean_square(row, epsilon);
+            for (x, &gamma) in row.iter_mut().zip(gamma) {
+                *x = *x * inverse * gamma;
+            }
+        }
+    }
+
+    /// Turns the gradient of RMS norm's output into that of its input `x`.
+    fn rms_norm_backward(x: &[f32], gamma: &[f32], epsilon: f32, grad: &mut [f32]) {
+        let share = (gamma.len() as f32).recip();
+        for (x, grad) in x.chunks_exact(gamma.len()).zip(grad.chunks_exact_mut(gamma.len())) {
+            let inverse = inverse_root_mean_square(x, epsilon);
+            for (grad, &gamma) in grad.iter_mut().zip(gamma) {
+                *grad *= gamma;
+            }
+            let along = share * inverse * inverse * sum(grad, x, |grad, x| grad * x);
+            for (grad, &x) in grad.iter_mut().zip(x) {
+                *grad = inverse * (*grad - x * along);
+            }
+        }
+    }
+
+    /// Turns the features of each row of heads by its token's angles, in place.
+    fn rotary(values: &mut [f32], cos: &[f32], sin: &[f32]) {
+        let half = cos.len();
+        for head in values.chunks_exact_mut(2 * half) {
+            let (a, b) = head.split_at_mut(half);
+            for (((a, b), &cos), &sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
+    }
+
+    /// SwiGLU of each gate and value, in place of the gates.
+    fn swiglu(gate: &mut [f32], up: &[f32]) {
+        for (gate, &up) in gate.iter_mut().zip(up) {
+            *gate = *gate / (1.0 + exp(-*gate)) * up;
+        }
+    }
+
+    /// Turns the gradient of SwiGLU's output into that of its values.
+    fn swiglu_up_backward(grad: &mut [f32], gate: &[f32]) {
+        for (grad, &gate) in grad.iter_mut().zip(gate) {
+            *grad *= gate / (1.0 + exp(-gate));
+        }
+    }
+
+    /// Turns the gradient of SwiGLU's output into that of its gates.
+    fn swiglu_gate_backward(grad: &mut [f32], gate: &[f32], up: &[f32]) {
+        for ((grad, &gate), &up) in grad.iter_mut().zip(gate).zip(up) {
+            let open = 1.0 / (1.0 + exp(-gate));
+            *grad *= up * open * (1.0 + gate * (1.0 - open));
+        }
+    }
+
     /// Turns the gradient of [`softmax`]'s result `p`, rows of `n` values, into that of its scores.
     fn softmax_backward(p: &[f32], grad: &mut [f32], n: usize, scale: f32) {
         for (p, grad) in p.chunks_exact(n).zip(grad.chunks_exact_mut(n)) {
@@ -171,6 +248,12 @@ fn mean_and_inverse_deviation(row: &[f32], epsilon: f32) -> (f32, f32) {
     let mean = share * sum(row, row, |x, _| x);
     let variance = share * sum(row, row, |x, _| (x - mean) * (x - mean));
     (mean, (variance + epsilon).sqrt().recip())
+}
+
+#[inline(always)]
+fn inverse_root_mean_square(row: &[f32], epsilon: f32) -> f32 {
+    let share = (row.len() as f32).recip();
+    (share * sum(row, row, |x, y| x * y) + epsilon).sqrt().recip()
 }
 
 /// Sum of `term` over two slices of one length, in an order that depends on the length alone.

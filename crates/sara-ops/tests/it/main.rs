@@ -1,5 +1,6 @@
 //! The fused operations against the same formulas in burn's own operations, values and gradients.
 
+mod decoder;
 mod quantize;
 
 use burn::tensor::activation::softmax;

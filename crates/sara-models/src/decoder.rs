@@ -1,0 +1,213 @@
+//! The decoder of LLaMA, Mistral and Qwen: an embedding, then blocks of causal attention and a gated feed-forward network,
+//! each half behind an RMS norm and added to what came in.
+//!
+//! The four architectures are one module: a difference is a field of [`DecoderConfig`].
+
+use burn::module::{Module, Param};
+use burn::nn::Linear;
+use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use burn::tensor::module::embedding;
+use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
+use sara_ops::linear::linear_of_rows;
+use sara_ops::{LayerOps, add, causal_attention, rms_norm, rotary, swiglu};
+
+use crate::decoder::config::DecoderConfig;
+
+pub mod config;
+mod inputs;
+mod load;
+pub mod rope;
+
+pub use inputs::{Inputs, Place};
+pub use load::{DecoderCheckpoint, LoadedDecoder};
+
+/// The linear layers of a block, in the order of all lists.
+const ROLES: [Role; 7] =
+    [Role::Query, Role::Key, Role::Value, Role::Output, Role::Gate, Role::Up, Role::Down];
+
+/// The frozen decoder.
+#[derive(Module, Debug)]
+pub struct Decoder<B: Backend> {
+    /// Vectors of the tokens, `[vocab_size, d]`.
+    pub(crate) embeddings: Param<Tensor<B, 2>>,
+    pub(crate) layers: Vec<Layer<B>>,
+    pub(crate) norm: Norm<B>,
+    /// What tells a token from a hidden state, `[vocab_size, d]`; the embeddings where there is none.
+    pub(crate) output: Option<Param<Tensor<B, 2>>>,
+    #[module(skip)]
+    pub(crate) config: DecoderConfig,
+}
+
+/// One block.
+#[derive(Module, Debug)]
+pub(crate) struct Layer<B: Backend> {
+    pub(crate) attention_norm: Norm<B>,
+    pub(crate) query: Linear<B>,
+    pub(crate) key: Linear<B>,
+    pub(crate) value: Linear<B>,
+    pub(crate) output: Linear<B>,
+    /// Norms of each head's queries and keys, where the family has them.
+    pub(crate) head_norms: Option<[Norm<B>; 2]>,
+    pub(crate) mlp_norm: Norm<B>,
+    pub(crate) gate: Linear<B>,
+    pub(crate) up: Linear<B>,
+    pub(crate) down: Linear<B>,
+}
+
+/// An RMS norm.
+#[derive(Module, Debug)]
+pub(crate) struct Norm<B: Backend> {
+    /// `[d]`.
+    pub(crate) gamma: Param<Tensor<B, 1>>,
+    pub(crate) epsilon: f64,
+}
+
+/// Keys and values of the tokens that a model has seen, for those that follow.
+#[derive(Debug, Clone)]
+pub struct Cache<B: Backend> {
+    /// Of each block, `[batch, seen, n_kv_heads * head_dim]`.
+    layers: Vec<Option<[Tensor<B, 3>; 2]>>,
+}
+
+impl<B: Backend> Cache<B> {
+    /// A cache of nothing yet.
+    pub fn new(config: &DecoderConfig) -> Self {
+        Self { layers: vec![None; config.n_layers] }
+    }
+
+    /// How many tokens of each row it holds.
+    pub fn seen(&self) -> usize {
+        self.layers.first().and_then(Option::as_ref).map_or(0, |[keys, _]| keys.dims()[1])
+    }
+
+    /// Takes in keys and values of a block, and returns all that it holds of that.
+    fn join(&mut self, layer: usize, new: [Tensor<B, 3>; 2]) -> [Tensor<B, 3>; 2] {
+        let all = match self.layers[layer].take() {
+            Some([keys, values]) => {
+                let [new_keys, new_values] = new;
+                [Tensor::cat(vec![keys, new_keys], 1), Tensor::cat(vec![values, new_values], 1)]
+            }
+            None => new,
+        };
+        self.layers[layer] = Some(all.clone());
+        all
+    }
+}
+
+impl<B: Backend> Decoder<B> {
+    /// What `config.json` says of this decoder.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> B::Device {
+        self.embeddings.val().device()
+    }
+
+    /// What tells a token from a hidden state, `[vocab_size, d]`.
+    pub fn output_rows(&self) -> Tensor<B, 2> {
+        self.output.as_ref().unwrap_or(&self.embeddings).val()
+    }
+}
+
+impl<B: LayerOps> Decoder<B> {
+    /// Hidden states after the last norm; with a `cache`, of tokens that follow those it holds, which it takes in.
+    ///
+    /// # Shapes
+    /// - returns `[batch, seq, d]`
+    pub fn forward<A: Adapter<B>>(
+        &self,
+        inputs: &Inputs<B>,
+        adapter: &A,
+        pass: &Pass<B>,
+        mut cache: Option<&mut Cache<B>>,
+    ) -> Tensor<B, 3> {
+        let mut hidden = embedding(self.embeddings.val(), inputs.ids.clone());
+        for (layer, block) in self.layers.iter().enumerate() {
+            let adapter = LayerAdapter { adapter, pass, layer };
+            hidden = block.forward(hidden, &self.config, inputs, &adapter, cache.as_deref_mut());
+        }
+        self.norm.forward(hidden)
+    }
+
+    /// A logit for each token of the vocabulary.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[batch, seq, d]`
+    /// - returns `[batch, seq, vocab_size]`
+    pub fn logits(&self, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
+        linear_of_rows(hidden, self.output_rows())
+    }
+}
+
+impl<B: LayerOps> Layer<B> {
+    fn forward<A: Adapter<B>>(
+        &self,
+        x: Tensor<B, 3>,
+        config: &DecoderConfig,
+        inputs: &Inputs<B>,
+        adapter: &LayerAdapter<'_, B, A>,
+        cache: Option<&mut Cache<B>>,
+    ) -> Tensor<B, 3> {
+        let normed = self.attention_norm.forward(x.clone());
+        let query = adapter.project(Role::Query, &self.query, normed.clone());
+        let key = adapter.project(Role::Key, &self.key, normed.clone());
+        let value = adapter.project(Role::Value, &self.value, normed);
+        let [query, key] = match &self.head_norms {
+            Some([of_query, of_key]) => [of_query.of_heads(query), of_key.of_heads(key)],
+            None => [query, key],
+        };
+        let [query, key] = [query, key].map(|x| rotary(x, inputs.cos.clone(), inputs.sin.clone()));
+        let [key, value] = match cache {
+            Some(cache) => cache.join(adapter.layer, [key, value]),
+            None => [key, value],
+        };
+        let first = match (config.windows[adapter.layer], &inputs.first_in_window) {
+            (Some(_), Some(first)) => first.clone(),
+            _ => inputs.first.clone(),
+        };
+        let attended = causal_attention(query, key, value, first, [config.n_heads, config.n_kv_heads]);
+        let x = add(adapter.project(Role::Output, &self.output, attended), x);
+
+        let normed = self.mlp_norm.forward(x.clone());
+        let gate = adapter.project(Role::Gate, &self.gate, normed.clone());
+        let wide = swiglu(gate, adapter.project(Role::Up, &self.up, normed));
+        add(adapter.project(Role::Down, &self.down, wide), x)
+    }
+}
+
+impl<B: LayerOps> Norm<B> {
+    fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        rms_norm(x, self.gamma.val(), self.epsilon)
+    }
+
+    /// Of each head by itself, `[batch, seq, heads * d]`.
+    fn of_heads(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [batch, seq, width] = x.dims();
+        let d = self.gamma.dims()[0];
+        self.forward(x.reshape([batch, seq * width / d, d])).reshape([batch, seq, width])
+    }
+}
+
+/// Both lists have the order of [`DecoderConfig::linears`](crate::architecture::Architecture::linears).
+impl<B: Backend> Backbone<B> for Decoder<B> {
+    fn linears(&self) -> Vec<(Site, &Linear<B>)> {
+        let linears =
+            self.layers.iter().flat_map(|b| [&b.query, &b.key, &b.value, &b.output, &b.gate, &b.up, &b.down]);
+        sites().zip(linears).collect()
+    }
+
+    fn linears_mut(&mut self) -> Vec<(Site, &mut Linear<B>)> {
+        let linears = self.layers.iter_mut().flat_map(|b| {
+            [&mut b.query, &mut b.key, &mut b.value, &mut b.output, &mut b.gate, &mut b.up, &mut b.down]
+        });
+        sites().zip(linears).collect()
+    }
+}
+
+/// The sites of one block after the other, without end.
+fn sites() -> impl Iterator<Item = Site> {
+    (0..).flat_map(|layer| ROLES.map(|role| Site { layer, role }))
+}

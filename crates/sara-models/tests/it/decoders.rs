@@ -1,0 +1,182 @@
+//! The decoders against transformers, on the small checkpoints of `tests/golden`.
+
+use burn_flex::{Flex, FlexDevice};
+use sara_core::{AnyAdapter, MethodConfig, Pass, RankPlan, Seed};
+use sara_models::architecture::Architecture;
+use sara_models::causal_lm::generate::{Limits, Next, Sampling, Stop, generate};
+use sara_models::decoder::{Cache, DecoderCheckpoint, Inputs, LoadedDecoder, Place};
+
+use super::model::{assert_close, fixture, floats, ints, stored};
+
+/// Every checkpoint.
+const FIXTURES: [&str; 11] = [
+    "llama-mha",
+    "llama-gqa",
+    "llama-linear",
+    "llama-dynamic",
+    "llama-llama3",
+    "llama-yarn",
+    "llama-bias",
+    "mistral-window",
+    "qwen2",
+    "qwen2-window",
+    "qwen3",
+];
+
+fn open(name: &str) -> (DecoderCheckpoint, LoadedDecoder<Flex>, AnyAdapter<Flex>) {
+    let checkpoint = DecoderCheckpoint::open(&fixture(name)).unwrap();
+    let loaded = checkpoint.load::<Flex>(&FlexDevice).unwrap();
+    let lora = MethodConfig::all().remove(0);
+    let none = lora.init(checkpoint.config.shape(), &RankPlan::default(), Seed(0), &FlexDevice).unwrap();
+    (checkpoint, loaded, none)
+}
+
+fn texts(ids: &[i32], columns: usize) -> Vec<Vec<u32>> {
+    ids.chunks(columns).map(|row| row.iter().map(|&id| id as u32).collect()).collect()
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    for name in FIXTURES {
+        let (checkpoint, LoadedDecoder { model, notes }, none) = open(name);
+        assert_eq!(notes, Vec::<String>::new(), "{name}");
+        let golden = stored(&fixture(name).join("golden.safetensors"));
+        let texts = texts(&ints(&golden["input_ids"]), golden["input_ids"].1[1]);
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let inputs = Inputs::of_texts(&checkpoint.config, &texts, &FlexDevice).unwrap();
+        let logits = model.logits(model.forward(&inputs, &none, &Pass::evaluation(), None));
+        assert_close(&logits.into_data(), &floats(&golden["logits"]), name);
+        let all: usize = model_values(&checkpoint);
+        assert_eq!(checkpoint.config.parameter_count(), all, "{name}");
+    }
+}
+
+/// How many values the files have.
+fn model_values(checkpoint: &DecoderCheckpoint) -> usize {
+    let files = std::fs::read_dir(&checkpoint.dir).unwrap().map(|entry| entry.unwrap().path());
+    let weights = files.filter(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        name.starts_with("model") && name.ends_with(".safetensors")
+    });
+    weights
+        .flat_map(|path| stored(&path).into_values())
+        .map(|(_, shape, _)| shape.iter().product::<usize>())
+        .sum()
+}
+
+/// With keys and values kept from token to token, and with all computed anew for each.
+#[test]
+fn greedy_tokens_are_those_of_transformers() {
+    for name in FIXTURES {
+        let (checkpoint, LoadedDecoder { model, .. }, none) = open(name);
+        let golden = stored(&fixture(name).join("golden.safetensors"));
+        for prompt in 0..3 {
+            let ids = |key: &str| -> Vec<u32> {
+                ints(&golden[&format!("{key}.{prompt}")]).into_iter().map(|id| id as u32).collect()
+            };
+            let limits = Limits { max_new_tokens: 64, ..Limits::default() };
+            let written =
+                generate(&model, &none, &ids("prompt"), &Sampling::default(), &limits, |_| Next::Go);
+            let written = written.unwrap();
+            assert_eq!((written.tokens, written.stop), (ids("greedy"), Stop::Length), "{name} {prompt}");
+
+            let mut all = ids("prompt");
+            for expected in ids("greedy_uncached") {
+                let inputs = Inputs::of_texts(&checkpoint.config, &[&all], &FlexDevice).unwrap();
+                let hidden = model.forward(&inputs, &none, &Pass::evaluation(), None);
+                let logits = model.logits(hidden.narrow(1, all.len() - 1, 1));
+                let likeliest = logits.argmax(2).into_data().iter::<u32>().next().unwrap();
+                assert_eq!(likeliest, expected, "{name} {prompt}, token {}", all.len());
+                all.push(likeliest);
+            }
+        }
+    }
+}
+
+/// Rows of other lengths, padding before a text, and texts behind one another in a row change no logit.
+#[test]
+fn neighbours_change_nothing() {
+    for name in ["llama-gqa", "mistral-window", "llama-dynamic"] {
+        let (checkpoint, LoadedDecoder { model, .. }, none) = open(name);
+        let config = &checkpoint.config;
+        let golden = stored(&fixture(name).join("golden.safetensors"));
+        let whole = texts(&ints(&golden["input_ids"]), golden["input_ids"].1[1]);
+        let (a, b) = (whole[0].as_slice(), &whole[1][..9]);
+        let logits =
+            |inputs: &Inputs<Flex>| model.logits(model.forward(inputs, &none, &Pass::evaluation(), None));
+        let alone = |text: &[u32]| logits(&Inputs::of_texts(config, &[text], &FlexDevice).unwrap());
+        let width = config.vocab_size;
+        let values = |x: burn::tensor::Tensor<Flex, 3>| -> Vec<f32> { x.into_data().iter().collect() };
+        let (of_a, of_b) = (values(alone(a)), values(alone(b)));
+
+        let padded = logits(&Inputs::of_texts(config, &[a, b], &FlexDevice).unwrap());
+        assert_close(&padded.clone().narrow(0, 0, 1).into_data(), &of_a, name);
+        assert_close(&padded.narrow(0, 1, 1).narrow(1, 0, b.len()).into_data(), &of_b, name);
+
+        let place = |start: usize, text: &[u32]| -> Vec<Option<Place>> {
+            let place = |position| Some(Place { start, position, length: text.len() });
+            (0..text.len()).map(place).collect()
+        };
+        let ids = |parts: &[&[u32]]| -> Vec<i32> { parts.concat().into_iter().map(|id| id as i32).collect() };
+        let places = [place(0, b), place(b.len(), a)].concat();
+        let packed =
+            Inputs::new(config, ids(&[b, a]), &places, [1, a.len() + b.len()], 0, &FlexDevice).unwrap();
+        let packed = values(logits(&packed));
+        assert_close(
+            &burn::tensor::TensorData::new(packed, [(a.len() + b.len()) * width]),
+            &[of_b.clone(), of_a].concat(),
+            name,
+        );
+
+        let places = [vec![None; 5], place(5, b)].concat();
+        let behind =
+            Inputs::new(config, ids(&[&[0; 5], b]), &places, [1, 5 + b.len()], 0, &FlexDevice).unwrap();
+        assert_close(&logits(&behind).narrow(1, 5, b.len()).into_data(), &of_b, name);
+    }
+}
+
+#[test]
+fn a_text_without_room_is_refused() {
+    let (_, LoadedDecoder { model, .. }, none) = open("llama-mha");
+    let usable = model.config().usable_length();
+    let limits = Limits { max_new_tokens: 10, context: Some(12), ..Limits::default() };
+    let error = generate(&model, &none, &[1, 2, 3], &Sampling::default(), &limits, |_| Next::Go).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "3 tokens of prompt and 10 new ones are more than the context of 12; shorten the prompt or lower max-new-tokens"
+    );
+    let limits = Limits { context: Some(usable + 1), ..limits };
+    let error = generate(&model, &none, &[1], &Sampling::default(), &limits, |_| Next::Go).unwrap_err();
+    assert!(
+        error.to_string().starts_with(&format!("context = {}: expected at most {usable}", usable + 1)),
+        "{error}"
+    );
+    let limits = Limits { context: None, ..limits };
+    for (prompt, part) in
+        [(vec![], "the prompt has no tokens"), (vec![100_000], "token id 100000 is not in 0..")]
+    {
+        let error =
+            generate(&model, &none, &prompt, &Sampling::default(), &limits, |_| Next::Go).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+/// A cache knows how much it holds, and a text ends where whoever watches it says so, or by its last token.
+#[test]
+fn a_text_ends_as_it_is_told() {
+    let (checkpoint, LoadedDecoder { model, .. }, none) = open("llama-gqa");
+    assert_eq!(Cache::<Flex>::new(&checkpoint.config).seen(), 0);
+    let limits = Limits { max_new_tokens: 8, ..Limits::default() };
+    let write = |limits: &Limits, end: usize| {
+        let watch = |tokens: &[u32]| if tokens.len() == end { Next::Stop } else { Next::Go };
+        generate(&model, &none, &[5, 6, 7], &Sampling::default(), limits, watch).unwrap()
+    };
+    let whole = write(&limits, 0);
+    assert_eq!((whole.tokens.len(), whole.stop), (8, Stop::Length));
+    let watched = write(&limits, 3);
+    assert_eq!((watched.tokens.as_slice(), watched.stop), (&whole.tokens[..3], Stop::Text));
+    let last = whole.tokens[4];
+    let before = whole.tokens.iter().position(|&token| token == last).unwrap();
+    let ended = write(&Limits { eos: vec![last], ..limits }, 0);
+    assert_eq!((ended.tokens.as_slice(), ended.stop), (&whole.tokens[..before], Stop::Eos));
+}
