@@ -1,36 +1,32 @@
 //! A model opened for use: the checkpoint, and beside it the adapter and head of a directory.
 
+mod classifier;
 pub mod handover;
+mod writer;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::backend::Backend;
 use sara_core::store::StoredAdapter;
-use sara_core::{Adapter, AnyAdapter, Backbone, LayerOps, Seed};
+use sara_core::{Adapter, AnyAdapter, Backbone, LayerOps, Seen};
 use sara_svd::SvdOps;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::architecture::Architecture;
-use crate::classify::evaluate::{evaluate, observe};
-use crate::classify::{Classes, Dataset, Labels};
+use crate::architecture::{Family, PeftHead};
+use crate::checkpoint::Checkpoint;
+use crate::classify::Classes;
 use crate::data::{Columns, Rows, Task};
-use crate::encoder::EncoderCheckpoint;
-use crate::encoder::config::EncoderFamily;
-use crate::encoder::head::{self, Head};
-use crate::encoder::{Encoder, Loaded, check_tokens};
+use crate::encoder::config::EncoderConfig;
 use crate::error::{Error, Result};
+use crate::run::Trains;
 use crate::run::dir::RunDir;
-use crate::tokenizer::Tokenizer;
 use crate::train::Trained;
 use crate::train::metrics::Metrics;
 
+pub use writer::Writer;
+
 /// Examples that are evaluated at a time where nobody says how many.
 pub(crate) const BATCH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
-
-/// PEFT's names of the tasks whose adapters are read.
-const TASK_TYPES: [&str; 2] = ["SEQ_CLS", "FEATURE_EXTRACTION"];
 
 /// What a trained head answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,13 +50,13 @@ pub enum Base {
 
 /// A model with its adapter and head.
 #[derive(Debug)]
-pub struct Adapted<B: Backend> {
+pub struct Adapted<B: LayerOps, F: Family = EncoderConfig> {
     /// The files of the backbone.
-    pub checkpoint: EncoderCheckpoint,
+    pub checkpoint: Checkpoint<F>,
     /// The frozen backbone.
-    pub model: Encoder<B>,
+    pub model: F::Model<B>,
     /// The adapter, where there is one, and the head.
-    pub trained: Trained<B, Option<AnyAdapter<B>>, Head<B>>,
+    pub trained: Trained<B, Option<AnyAdapter<B>>, F::Head<B>>,
     /// What the head answers.
     pub answer: Answer,
     /// The adapter's files, where there is one.
@@ -75,27 +71,55 @@ impl Answer {
         self.classes.len().max(1)
     }
 
-    /// The answer of a checkpoint that has a head of its own.
-    fn of_labels(labels: &[String], task: Task) -> Self {
-        match labels {
-            [_] if task != Task::MultiLabel => Self { task: Task::Regress, classes: Vec::new() },
-            classes => Self { task, classes: classes.to_vec() },
-        }
-    }
-
     /// The classes, for looking up labels.
     pub fn classes(&self) -> Classes {
         Classes::of_checkpoint(self.classes.clone())
     }
 }
 
+/// A family whose models are opened for use.
+pub trait Opens: Trains {
+    /// A model, and the adapter of a directory beside it; see [`Adapted::open_beside`].
+    ///
+    /// # Errors
+    /// As there.
+    fn open_beside<B: LayerOps + SvdOps>(
+        model: &Path,
+        adapter: Option<&Path>,
+        base: Base,
+        device: &B::Device,
+    ) -> Result<Adapted<B, Self>>;
+
+    /// See [`Adapted::examples`].
+    ///
+    /// # Errors
+    /// As there.
+    fn examples<B: LayerOps>(
+        adapted: &Adapted<B, Self>,
+        rows: &Rows,
+        columns: &Columns,
+        max_tokens: Option<usize>,
+    ) -> Result<Self::Data>;
+
+    /// The metrics on these examples, and what the adapter recorded on the way, where it
+    /// [observes](sara_core::Adapter::observes).
+    ///
+    /// # Errors
+    /// Where the examples are not this model's.
+    fn observe<B: LayerOps>(
+        adapted: &Adapted<B, Self>,
+        data: &Self::Data,
+        batch_size: NonZeroUsize,
+    ) -> Result<(Metrics, Seen<B>)>;
+}
+
 /// An adapter directory, native or PEFT's, and what its reader should know. Of a run's directory, its best adapter.
 ///
 /// # Errors
 /// What reading it said, or where it does not fit the model; [`Error::OtherBase`] where it was trained beside another.
-pub fn read_adapter(
+pub fn read_adapter<F: Family>(
     given: &Path,
-    checkpoint: &EncoderCheckpoint,
+    checkpoint: &Checkpoint<F>,
     base: Base,
 ) -> Result<(StoredAdapter, Vec<String>)> {
     let (dir, mut notes) = match RunDir::best_adapter(given) {
@@ -108,15 +132,19 @@ pub fn read_adapter(
         }
         let config = &checkpoint.config;
         let imported = sara_core::import::peft::import(&dir, &config.linears(), config.shape())?;
-        if let Some(task) = imported.task_type.filter(|task| !TASK_TYPES.contains(&task.as_str())) {
-            return Err(Error::OtherTaskType { path: dir, task });
+        if let Some(task) = imported.task_type.filter(|task| !F::TASK_TYPES.contains(&task.as_str())) {
+            return Err(Error::OtherTaskType { path: dir, task, expected: F::TASK_TYPES });
         }
-        if !imported.embeddings.is_empty() {
-            checkpoint.check_embeddings(&imported.embeddings, &dir)?;
+        let has_embeddings = !imported.embeddings.is_empty();
+        let files = PeftHead {
+            tensors: imported.head.into_iter().collect(),
+            changes: imported.head_changes,
+            embeddings: imported.embeddings,
+        };
+        let head = F::head_of_peft(checkpoint, files, &dir)?;
+        if has_embeddings {
             notes.push("the embeddings saved along are those of the model, and left out".to_owned());
         }
-        let head =
-            checkpoint.whole_head(imported.head.into_iter().collect(), &imported.head_changes, &dir)?;
         let mut manifest = imported.stored.manifest;
         manifest.head = head.keys().cloned().collect();
         let stored = StoredAdapter { manifest, head, ..imported.stored };
@@ -178,7 +206,7 @@ pub fn peft_dir(dir: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-impl<B: LayerOps + SvdOps> Adapted<B> {
+impl<B: LayerOps + SvdOps, F: Opens> Adapted<B, F> {
     /// Opens the checkpoint in `model`, and the adapter in `adapter` if one is given, beside the base that it was trained
     /// on.
     ///
@@ -193,69 +221,25 @@ impl<B: LayerOps + SvdOps> Adapted<B> {
     /// # Errors
     /// [`Error::NoHead`] if neither has a head for the task, or what reading said.
     pub fn open_beside(model: &Path, adapter: Option<&Path>, base: Base, device: &B::Device) -> Result<Self> {
-        let checkpoint = EncoderCheckpoint::open(model)?;
-        let (stored, mut notes) = match adapter {
-            Some(dir) => read_adapter(dir, &checkpoint, base).map(|(stored, notes)| (Some(stored), notes))?,
-            None => (None, Vec::new()),
-        };
-        let of_adapter = stored.as_ref().filter(|stored| !stored.head.is_empty());
-        let of_checkpoint = checkpoint.config.labels.as_deref();
-        let of_checkpoint = of_checkpoint.map(|labels| Answer::of_labels(labels, checkpoint.config.task));
-        let answer = match of_adapter {
-            Some(stored) => {
-                match &stored.manifest.task {
-                    // PEFT's files do not name the classes: the checkpoint may, else they are numbered.
-                    Value::Null => {
-                        let (who, answer) = match of_checkpoint {
-                            Some(answer) => ("they are the model's", answer),
-                            None => ("they are numbered", numbered(stored, checkpoint.config.family)?),
-                        };
-                        notes.push(format!("the adapter's files name no classes; {who}"));
-                        answer
-                    }
-                    task => Answer::deserialize(task).map_err(|problem| Error::UnknownTask {
-                        task: task.to_string(),
-                        problem: problem.to_string(),
-                    })?,
-                }
-            }
-            None => of_checkpoint.ok_or_else(|| Error::NoHead { path: model.to_owned() })?,
-        };
-        let (n_labels, seed) = (answer.n_labels(), Seed(0));
-        let Loaded { model, mut head, notes: of_head } = match of_adapter {
-            Some(_) => checkpoint.load_with_new_head(n_labels, seed, device)?,
-            None => checkpoint.load(n_labels, seed, device)?,
-        };
-        // What is new in the head is in the adapter's, where it has one.
-        if of_adapter.is_none() {
-            notes.extend(of_head);
-        }
-        let mut built = None;
-        if let Some(stored) = &stored {
-            built = Some(stored.build(&mut checkpoint.weight_source::<B>(device), device)?);
-            if !stored.head.is_empty() {
-                head = head.with_tensors(&stored.head, "the adapter's head")?;
-            }
-        }
-        let trained = Trained::new(built, head);
-        Ok(Self { checkpoint, model, trained, answer, stored, notes })
+        F::open_beside(model, adapter, base, device)
     }
 }
 
-impl<B: LayerOps> Adapted<B> {
+impl<B: LayerOps, F: Opens> Adapted<B, F> {
     /// The examples of a file, with the answers that this model can give.
     ///
     /// # Errors
-    /// What reading said, or where a label is none of the classes.
-    pub fn labelled(&self, rows: &Rows, columns: &Columns, max_tokens: Option<usize>) -> Result<Dataset> {
-        let tokenizer = Tokenizer::load(&self.checkpoint.dir)?;
-        let classes = self.answer.classes();
-        let max_tokens = self.checkpoint.config.max_tokens(max_tokens)?;
-        let examples = rows.examples(columns, Some(self.answer.task))?;
-        let data =
-            Dataset::prepare(&examples, &tokenizer, max_tokens, Labels::of(self.answer.task, &classes))?;
-        check_tokens(&self.checkpoint.config, &data, &tokenizer)?;
-        Ok(data)
+    /// What reading said, or where a label is none of the classes, or nothing can be learned from a text.
+    pub fn examples(&self, rows: &Rows, columns: &Columns, max_tokens: Option<usize>) -> Result<F::Data> {
+        F::examples(self, rows, columns, max_tokens)
+    }
+
+    /// The metrics on these examples.
+    ///
+    /// # Errors
+    /// Where they are not this model's.
+    pub fn evaluate(&self, data: &F::Data, batch_size: NonZeroUsize) -> Result<Metrics> {
+        Ok(F::observe(self, data, batch_size)?.0)
     }
 
     /// Makes constant what depends on the input, at the mean over the tokens of `data`; returns the metrics on it before
@@ -263,15 +247,17 @@ impl<B: LayerOps> Adapted<B> {
     ///
     /// # Errors
     /// [`Error::NothingToCollapse`] where nothing depends on the input, or what evaluating said.
-    pub fn collapse(self, data: &Dataset) -> Result<(Self, Metrics, Metrics)> {
-        let (before, seen) = observe(&self.model, &self.trained, data, BATCH)?;
+    pub fn collapse(self, data: &F::Data) -> Result<(Self, Metrics, Metrics)> {
+        let (before, seen) = F::observe(&self, data, BATCH)?;
         let Trained { adapter, head, .. } = self.trained;
         let adapter = adapter.and_then(|adapter| adapter.collapse(&seen)).ok_or(Error::NothingToCollapse)?;
-        let trained = Trained::new(Some(adapter), head);
-        let after = evaluate(&self.model, &trained, data, BATCH)?;
-        Ok((Self { trained, ..self }, before, after))
+        let collapsed = Self { trained: Trained::new(Some(adapter), head), ..self };
+        let after = collapsed.evaluate(data, BATCH)?;
+        Ok((collapsed, before, after))
     }
+}
 
+impl<B: LayerOps, F: Family> Adapted<B, F> {
     /// Folds the adapter into the backbone's weights; returns the Frobenius norm of each site's change.
     ///
     /// # Errors
@@ -280,21 +266,5 @@ impl<B: LayerOps> Adapted<B> {
         let (model, norms) = self.model.merge(&self.trained.adapter)?;
         let trained = Trained::new(None, self.trained.head);
         Ok((Self { model, trained, ..self }, norms))
-    }
-}
-
-/// The answer of a head whose classes nobody named: as many as its last layer has outputs.
-fn numbered(stored: &StoredAdapter, family: EncoderFamily) -> Result<Answer> {
-    let name = format!("{}.weight", head::paths(family)[1]);
-    let labels = stored.head.get(&name).and_then(|weight| weight.shape.first().copied());
-    match labels {
-        Some(1) => Ok(Answer { task: Task::Regress, classes: Vec::new() }),
-        Some(n) => {
-            Ok(Answer { task: Task::Classify, classes: (0..n).map(|class| class.to_string()).collect() })
-        }
-        None => {
-            let mismatches = vec![format!("{name}: missing, expected [labels, width]")];
-            Err(Error::Mismatch { what: "the adapter's head".to_owned(), mismatches })
-        }
     }
 }

@@ -7,15 +7,19 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::{fs, io};
 
+use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
-use sara_core::{Backbone, ModelShape, Target};
+use sara_core::parameters::Tensors;
+use sara_core::{Backbone, ModelShape, Target, Targets};
 use serde_json::{Map, Value};
 
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::loader::Loader;
 use crate::decoder::config::DecoderConfig;
 use crate::encoder::config::EncoderConfig;
 use crate::error::Error;
 use crate::python_json;
+use crate::train::TaskHead;
 
 /// The name of the file in a checkpoint's directory.
 pub const CONFIG: &str = "config.json";
@@ -46,6 +50,12 @@ pub trait Architecture: Debug + Send + Sync {
     /// Number of parameters of the backbone.
     fn parameter_count(&self) -> usize;
 
+    /// Number of parameters of a trained head for so many labels; none where the task has no head.
+    fn head_count(&self, n_labels: usize) -> usize {
+        let _ = n_labels;
+        0
+    }
+
     /// Whether a tensor of a checkpoint is left out without a word: `name` in the file, `inside` without the prefix,
     /// where it has that.
     fn leaves_out(&self, name: &str, inside: Option<&str>) -> bool;
@@ -61,6 +71,9 @@ pub trait Architecture: Debug + Send + Sync {
 
     /// What a reader wants to know, in order.
     fn facts(&self) -> Vec<(&'static str, String)>;
+
+    /// Names of the linear layers that are adapted where nothing is said: queries and values, as in the LoRA paper.
+    fn default_targets(&self) -> Targets;
 
     /// The length at which texts are cut: as asked, else 128 or the usable length, whichever is smaller.
     ///
@@ -86,6 +99,12 @@ pub trait Family: Architecture + Clone + Sized {
     /// The frozen model.
     type Model<B: Backend>: Backbone<B>;
 
+    /// What is trained beside the adapter.
+    type Head<B: Backend>: TaskHead<B>;
+
+    /// PEFT's names of the tasks whose adapters are read; the first is written.
+    const TASK_TYPES: &'static [&'static str];
+
     /// Reads the text of `config.json`.
     ///
     /// # Errors
@@ -95,6 +114,13 @@ pub trait Family: Architecture + Clone + Sized {
     /// The model, with what the loader finds under the names of [`Architecture::linears`] and of its other parts.
     fn load<B: Backend>(&self, loader: &mut Loader<'_, B>) -> Self::Model<B>;
 
+    /// The trained head out of PEFT's files, by the names of [`TaskHead::tensors`].
+    ///
+    /// # Errors
+    /// Where they hold something that is not supported, or does not fit the checkpoint.
+    fn head_of_peft(checkpoint: &Checkpoint<Self>, files: PeftHead, adapter: &Path)
+    -> Result<Tensors, Error>;
+
     /// Reads `config.json` in `dir`.
     ///
     /// # Errors
@@ -103,6 +129,17 @@ pub trait Family: Architecture + Clone + Sized {
     fn read(dir: &Path) -> Result<Self, Error> {
         Self::parse(&text(dir)?).map_err(|problem| Error::format(&dir.join(CONFIG), problem))
     }
+}
+
+/// What PEFT's files hold beside the adapter.
+#[derive(Debug, Default)]
+pub struct PeftHead {
+    /// Tensors that were trained in full.
+    pub tensors: Tensors,
+    /// Changes of weights that are adapted outside the blocks.
+    pub changes: Vec<(String, TensorData)>,
+    /// Embeddings that were saved along.
+    pub embeddings: Vec<(String, TensorData)>,
 }
 
 /// The description of the model in `dir`, of whichever family it is.
@@ -200,5 +237,13 @@ impl Architecture for Box<dyn Architecture> {
 
     fn facts(&self) -> Vec<(&'static str, String)> {
         self.as_ref().facts()
+    }
+
+    fn head_count(&self, n_labels: usize) -> usize {
+        self.as_ref().head_count(n_labels)
+    }
+
+    fn default_targets(&self) -> Targets {
+        self.as_ref().default_targets()
     }
 }

@@ -199,6 +199,31 @@ impl<A: Architecture> Checkpoint<A> {
         Some(TensorData::new(to_f32(&view)?, view.shape().to_vec()))
     }
 
+    /// Whether embeddings that were saved along are this checkpoint's.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where they are not: the adapter was trained with others.
+    pub(crate) fn check_embeddings(
+        &self,
+        saved: &[(String, TensorData)],
+        adapter: &Path,
+    ) -> Result<(), Error> {
+        let is_own = |(path, saved): &&(String, TensorData)| {
+            self.values(path)
+                .is_some_and(|own| own.shape == saved.shape && own.iter::<f32>().eq(saved.iter::<f32>()))
+        };
+        match saved.iter().find(|entry| !is_own(entry)) {
+            None => Ok(()),
+            Some((path, _)) => {
+                let problem = format!(
+                    "holds embeddings that are not the model's ({path}): trained or resized ones are not supported; \
+                     merge the adapter with PEFT and give the merged model"
+                );
+                Err(Error::format(adapter, problem))
+            }
+        }
+    }
+
     /// A loader of this checkpoint's tensors, under the names of a model with a head.
     pub(crate) fn loader<'a, B: Backend>(&'a self, device: &'a B::Device) -> Loader<'a, B> {
         Loader::new(&self.weights, self.names.clone(), device)

@@ -15,5 +15,5 @@ pub use classes::Classes;
 pub use dataset::{ClassCount, Dataset, Gold, Item, Labels, Lengths, Report, ValueRange};
 pub use fine_tune::{FineTune, FineTuned};
 pub use loss::ClassifyLoss;
-pub use prepare::{Learned, prepare};
+pub use prepare::prepare;
 pub use training::{Classify, classify};

@@ -35,6 +35,8 @@ pub enum Task {
     Regress,
     /// Any number of several classes.
     MultiLabel,
+    /// How it goes on.
+    CausalLm,
 }
 
 /// The examples of one file, in the order of its lines.
@@ -123,6 +125,9 @@ pub(crate) fn shown(name: &str) -> String {
     let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     name.chars().map(escaped).collect()
 }
+
+/// The share of the examples that is kept apart to choose the best model by, where nothing is said.
+pub(crate) const VALID_SHARE: f64 = 0.1;
 
 /// How many names a message or a report lists.
 pub(crate) const LISTED: usize = 20;

@@ -19,7 +19,7 @@ mod inputs;
 mod load;
 pub mod rope;
 
-pub use inputs::{Inputs, Place};
+pub use inputs::{Inputs, Place, check_tokens};
 pub use load::{DecoderCheckpoint, LoadedDecoder};
 
 /// The linear layers of a block, in the order of all lists.

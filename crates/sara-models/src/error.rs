@@ -379,12 +379,14 @@ pub enum Error {
     },
 
     /// A PEFT adapter of a task that there is no head for.
-    #[error("{}: was trained for task_type {task}, and only SEQ_CLS and FEATURE_EXTRACTION are read", path.display())]
+    #[error("{}: was trained for task_type {task}, and only {} is read", path.display(), expected.join(" or "))]
     OtherTaskType {
         /// The adapter's directory.
         path: PathBuf,
         /// PEFT's name of the task.
         task: String,
+        /// The tasks whose adapters fit this model.
+        expected: &'static [&'static str],
     },
 
     /// The run file and the adapter to start from disagree.

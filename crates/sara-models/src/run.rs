@@ -6,6 +6,8 @@ mod file;
 mod inherit;
 mod inputs;
 mod text;
+mod trains;
 
-pub use execute::{Classifier, Ended, Mode, Prepared, Start, Summary};
+pub use execute::{Ended, Learner, Mode, Prepared, Start, Summary};
 pub use file::{BackboneDropout, Data, Device, OptimizerConfig, Run};
+pub use trains::{Fitted, Learnable, Learned, Ready, Trains};

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use tokenizers::{Encoding, PostProcessor, TruncationDirection, TruncationParams, truncate_encodings};
 
 use self::build::{Built, build};
+use crate::data::shown;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
@@ -119,6 +120,15 @@ impl Tokenizer {
     /// The token with this id.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
+    }
+
+    /// What is wrong with a token for which the embedding of a model has no row.
+    pub(crate) fn beyond(&self, id: u32, rows: usize) -> String {
+        let token = shown(&self.token(id).unwrap_or_default());
+        format!(
+            "the token `{token}` has the id {id}, and the model's embedding has {rows} rows: it was not resized for this \
+             tokenizer, or the tokenizer is another model's"
+        )
     }
 
     /// The largest token id; the model's embedding must have a row for it.

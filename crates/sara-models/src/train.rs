@@ -22,6 +22,11 @@ pub use processes::{Processes, Totals};
 pub use step::{Objective, StepOptions, Stepped, step};
 pub use timetable::{Clock, Timetable};
 
+use sara_core::parameters::{Tensors, mismatches};
+
+use crate::adapted::Answer;
+use crate::checkpoint::SavedHead;
+use crate::error::{Error, Result};
 use crate::run::OptimizerConfig;
 use crate::train::metrics::Metrics;
 
@@ -41,6 +46,62 @@ impl<B: Backend, A: Module<B>, H: Module<B>> Trained<B, A, H> {
     /// An adapter and the head beside it.
     pub fn new(adapter: A, head: H) -> Self {
         Self { adapter, head, backend: PhantomData }
+    }
+}
+
+/// What a task trains beside the adapter, and what files say of it.
+pub trait TaskHead<B: Backend>: Module<B> {
+    /// The trained tensors by their names in a Hugging Face model, weights as `[d_out, d_in]`.
+    fn tensors(&self) -> Tensors;
+
+    /// This head with the values of `tensors`, named and oriented as [`Self::tensors`] gives them.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`](crate::Error::Mismatch) that lists every tensor that is missing, unknown or of another shape;
+    /// `what` names the source.
+    fn with_tensors(self, tensors: &Tensors, what: &str) -> Result<Self>;
+
+    /// The trained modules as PEFT lists them under `modules_to_save`.
+    fn modules_to_save(&self) -> Vec<&'static str>;
+
+    /// What a checkpoint with this head says of it, if anything.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) where `answer` has not as many names as the head has logits.
+    fn saved(&self, answer: &Answer) -> Result<Option<SavedHead>>;
+}
+
+/// The head of a task that has none.
+#[derive(Module, Debug)]
+pub struct NoHead<B: Backend> {
+    backend: PhantomData<B>,
+}
+
+impl<B: Backend> Default for NoHead<B> {
+    fn default() -> Self {
+        Self { backend: PhantomData }
+    }
+}
+
+impl<B: Backend> TaskHead<B> for NoHead<B> {
+    fn tensors(&self) -> Tensors {
+        Tensors::new()
+    }
+
+    fn with_tensors(self, tensors: &Tensors, what: &str) -> Result<Self> {
+        let mismatches = mismatches(&[], tensors);
+        if mismatches.is_empty() {
+            return Ok(self);
+        }
+        Err(Error::Mismatch { what: what.to_owned(), mismatches })
+    }
+
+    fn modules_to_save(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
+    fn saved(&self, _answer: &Answer) -> Result<Option<SavedHead>> {
+        Ok(None)
     }
 }
 

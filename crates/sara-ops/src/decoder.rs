@@ -1,4 +1,4 @@
-//! What a decoder's block does beside its linear layers: RMS norm, rotary embedding, SwiGLU, causal attention.
+//! What a decoder's block does beside its linear layers: RMS norm, rotary embedding, `SwiGLU`, causal attention.
 
 pub(crate) mod stock;
 

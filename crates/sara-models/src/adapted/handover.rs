@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use burn::tensor::backend::Backend;
 use sara_core::export::peft::{PeftExport, PeftHead, export};
 use sara_core::store::{FORMAT, Manifest};
 use sara_core::{LayerOps, MethodConfig, RankPlan};
@@ -10,18 +9,18 @@ use sara_core::{LayerOps, MethodConfig, RankPlan};
 pub use sara_core::export::peft::Profile as PeftProfile;
 
 use crate::adapted::{Adapted, Answer};
-use crate::architecture::Architecture;
-use crate::data::Task;
-use crate::encoder::EncoderCheckpoint;
+use crate::architecture::Family;
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::hub::name_in_cache;
+use crate::train::TaskHead;
 
 /// The description of an adapter of this model.
 ///
 /// # Errors
 /// None in practice: the answer is plain data.
-pub fn manifest(
-    checkpoint: &EncoderCheckpoint,
+pub fn manifest<F: Family>(
+    checkpoint: &Checkpoint<F>,
     method: &MethodConfig,
     plan: &RankPlan,
     answer: &Answer,
@@ -44,7 +43,11 @@ pub fn manifest(
 ///
 /// # Errors
 /// Where the method has no low-rank form, or what writing said.
-pub fn export_peft<B: LayerOps>(adapted: &Adapted<B>, profile: PeftProfile, dest: &Path) -> Result<()> {
+pub fn export_peft<B: LayerOps, F: Family>(
+    adapted: &Adapted<B, F>,
+    profile: PeftProfile,
+    dest: &Path,
+) -> Result<()> {
     let Adapted { checkpoint, model, trained, .. } = adapted;
     let head = PeftHead {
         tensors: trained.head.tensors().into_iter().collect(),
@@ -55,7 +58,7 @@ pub fn export_peft<B: LayerOps>(adapted: &Adapted<B>, profile: PeftProfile, dest
         linears: &checkpoint.config.linears(),
         head: &head,
         base: &name_of(checkpoint),
-        task_type: Some("SEQ_CLS"),
+        task_type: F::TASK_TYPES.first().copied(),
         task: &task,
         profile,
     };
@@ -63,28 +66,18 @@ pub fn export_peft<B: LayerOps>(adapted: &Adapted<B>, profile: PeftProfile, dest
     Ok(())
 }
 
-impl<B: Backend> Adapted<B> {
+impl<B: LayerOps, F: Family> Adapted<B, F> {
     /// Writes the checkpoint with this backbone and head in place of its own.
     ///
     /// # Errors
     /// If `dest` is the base's own directory, or what writing said; a directory that is there already is replaced.
     pub fn save(&self, dest: &Path) -> Result<()> {
-        let labels = match self.answer.classes.as_slice() {
-            [] => vec!["LABEL_0".to_owned()],
-            classes => classes.to_vec(),
-        };
-        // What transformers does not infer from the number of labels.
-        let problem = match self.answer.task {
-            Task::MultiLabel => Some("multi_label_classification"),
-            Task::Regress if labels.len() > 1 => Some("regression"),
-            _ => None,
-        };
-        let head = self.trained.head.saved(&labels, problem)?;
-        self.checkpoint.save_merged(dest, &self.model, Some(&head))
+        let head = self.trained.head.saved(&self.answer)?;
+        self.checkpoint.save_merged(dest, &self.model, head.as_ref())
     }
 }
 
 /// The name of a model: on the hub for a snapshot in its cache, else as it was given.
-fn name_of(checkpoint: &EncoderCheckpoint) -> String {
+fn name_of<F>(checkpoint: &Checkpoint<F>) -> String {
     name_in_cache(&checkpoint.dir).unwrap_or_else(|| checkpoint.given.display().to_string())
 }

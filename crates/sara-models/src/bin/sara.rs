@@ -24,6 +24,8 @@ mod eval;
 mod export;
 #[path = "sara/files.rs"]
 mod files;
+#[path = "sara/generate.rs"]
+mod generate;
 #[path = "sara/import.rs"]
 mod import;
 #[path = "sara/inspect.rs"]
@@ -82,6 +84,8 @@ enum Command {
     Eval(eval::Eval),
     /// Write what a model says about each line.
     Predict(predict::Predict),
+    /// Let a model write.
+    Generate(generate::Generate),
     /// Fold an adapter into the weights and write the checkpoint.
     Merge(merge::Merge),
     /// Write an adapter in another program's format.
@@ -124,6 +128,7 @@ fn run(global: Global, command: Command, console: Console) -> anyhow::Result<()>
         Command::Train(command) => command.run(device, console),
         Command::Eval(command) => command.run(device, console),
         Command::Predict(command) => command.run(device, console),
+        Command::Generate(command) => command.run(device, console),
         Command::Merge(command) => command.run(device, console),
         Command::Export(command) => command.run(device, console),
         Command::Import(command) => command.run(device, console),

@@ -18,6 +18,8 @@ pub struct Dataset {
     pub items: Vec<Item>,
     /// The place of each among the rows of the file, from 0.
     pub places: Vec<usize>,
+    /// The line of the file on which each begins.
+    pub lines: Vec<usize>,
     /// What they are like, and what was cut or left out.
     pub report: Report,
 }
@@ -91,7 +93,7 @@ impl Dataset {
         let all = examples.list.par_iter().map(whole).collect::<Result<Vec<_>>>()?;
         let path = examples.path.clone();
         let mut report = Report { path, max_tokens, notes: examples.notes.clone(), ..Report::default() };
-        let (mut items, mut places) = (Vec::new(), Vec::new());
+        let (mut items, mut places, mut lines) = (Vec::new(), Vec::new(), Vec::new());
         for (place, whole) in all.into_iter().enumerate() {
             let Some(Whole { mut item, boundary_moved }) = whole else {
                 report.dropped += 1;
@@ -113,6 +115,7 @@ impl Dataset {
             report.tokens += item.ids.len();
             items.push(item);
             places.push(place);
+            lines.push(examples.list[place].0);
         }
         report.examples = items.len();
         if items.is_empty() {
@@ -122,7 +125,7 @@ impl Dataset {
                 max_tokens,
             });
         }
-        Ok(Self { items, places, report })
+        Ok(Self { items, places, lines, report })
     }
 
     /// The number of tokens of each item.

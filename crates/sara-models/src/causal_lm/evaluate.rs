@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
-use sara_core::{Adapter, Pass};
+use sara_core::{Adapter, Pass, Seen};
 use sara_ops::LayerOps;
 use sara_ops::linear::linear_of_rows;
 use sara_ops::token_loss::block_size;
@@ -37,20 +37,32 @@ pub fn score<B: LayerOps, A: Adapter<B>>(
     data: &Dataset,
     batch_size: NonZeroUsize,
 ) -> Result<Vec<Score>> {
-    let mut scores = vec![Score::default(); data.items.len()];
+    Ok(pass_over(model, adapter, data, batch_size, Pass::evaluation)?.0)
+}
+
+/// The scores, and what the adapter recorded in such passes.
+fn pass_over<B: LayerOps, A: Adapter<B>>(
+    model: &Decoder<B>,
+    adapter: &A,
+    data: &Dataset,
+    batch_size: NonZeroUsize,
+    pass: impl Fn() -> Pass<B>,
+) -> Result<(Vec<Score>, Seen<B>)> {
+    let (mut scores, mut seen) = (vec![Score::default(); data.items.len()], Seen::default());
     for items in batches(&data.lengths(), batch_size, Order::Sorted) {
         let rows: Vec<_> = items.iter().map(|&item| vec![&data.items[item]]).collect();
-        let batch = Batch::new(&rows);
-        let (hidden, targets) = hidden_before(model, adapter, &batch, &mut Pass::evaluation())?;
-        let found = of_tokens(hidden, model.output_rows(), targets);
+        let (batch, mut pass) = (Batch::new(&rows), pass());
+        let (hidden, targets) = hidden_before(model, adapter, &batch, &mut pass)?;
+        let found = of_tokens(&hidden, &model.output_rows(), &targets);
         for (&from, (logprob, is_hit)) in batch.from.iter().zip(found) {
             let score = &mut scores[items[from as usize / batch.columns]];
             score.logprob += f64::from(logprob);
             score.tokens += 1;
             score.hits += usize::from(is_hit);
         }
+        seen.merge(pass.into_seen());
     }
-    Ok(scores)
+    Ok((scores, seen))
 }
 
 /// Loss, perplexity and accuracy over all trained tokens.
@@ -64,6 +76,24 @@ pub fn evaluate<B: LayerOps, A: Adapter<B>>(
     batch_size: NonZeroUsize,
 ) -> Result<Metrics> {
     Ok(metrics(&score(model, adapter, data, batch_size)?))
+}
+
+/// The same, with what the adapter recorded on the way, where it [observes](Adapter::observes).
+///
+/// # Errors
+/// As [`score`].
+pub fn observe<B: LayerOps, A: Adapter<B>>(
+    model: &Decoder<B>,
+    adapter: &A,
+    data: &Dataset,
+    batch_size: NonZeroUsize,
+) -> Result<(Metrics, Seen<B>)> {
+    let pass = || {
+        let pass = Pass::evaluation();
+        if adapter.observes() { pass.recording() } else { pass }
+    };
+    let (scores, seen) = pass_over(model, adapter, data, batch_size, pass)?;
+    Ok((metrics(&scores), seen))
 }
 
 /// The metrics of these scores together, each token alike.
@@ -80,9 +110,9 @@ pub fn metrics(scores: &[Score]) -> Metrics {
 
 /// Of each target its log-probability, and whether it is the likeliest; in blocks, so that logits are never whole.
 fn of_tokens<B: LayerOps>(
-    hidden: Tensor<B, 2>,
-    rows: Tensor<B, 2>,
-    targets: Tensor<B, 1, Int>,
+    hidden: &Tensor<B, 2>,
+    rows: &Tensor<B, 2>,
+    targets: &Tensor<B, 1, Int>,
 ) -> Vec<(f32, bool)> {
     let ([n, _], block) = (hidden.dims(), block_size(rows.dims()[0]));
     let mut found = Vec::with_capacity(n);

@@ -80,12 +80,12 @@ pub enum Next {
 impl Sampling {
     /// Whether the likeliest token is always taken.
     fn is_greedy(&self) -> bool {
-        self.temperature == 0.0
+        self.temperature <= 0.0
     }
 
     /// A token out of `logits`, after the tokens in `before`.
     fn choose(&self, mut logits: Vec<f32>, before: &[u32], rng: &mut impl Rng) -> u32 {
-        if self.repetition_penalty != 1.0 {
+        if (self.repetition_penalty - 1.0).abs() > 0.0 {
             let mut seen = before.to_vec();
             seen.sort_unstable();
             seen.dedup();

@@ -5,10 +5,10 @@ use burn::tensor::{Int, Tensor, TensorData};
 use sara_core::{Adapter, Pass};
 use sara_ops::{LayerOps, TrainOps, token_loss};
 
-use super::{Batch, NoHead};
+use super::Batch;
 use crate::decoder::{Decoder, Inputs};
 use crate::error::Result;
-use crate::train::{Objective, Trained};
+use crate::train::{NoHead, Objective, Trained};
 
 /// The mean loss over the trained tokens of a batch.
 #[derive(Debug)]

@@ -1,23 +1,22 @@
 //! The training loop for texts that go on.
 
-use std::marker::PhantomData;
 use std::time::Instant;
 
-use burn::module::{AutodiffModule, Module};
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::module::AutodiffModule;
+use burn::tensor::backend::AutodiffBackend;
 use sara_core::parameters::{collect_where, restore_where};
 use sara_core::{Adapter, Progress, Seed, Trainable};
 use sara_ops::TrainOps;
 
 use super::batch::Packing;
-use super::evaluate::evaluate;
+use super::evaluate::{evaluate, observe};
 use super::{Batch, CausalLoss, Dataset};
 use crate::decoder::Decoder;
 use crate::error::Result;
 use crate::train::optimizer::Optimizer;
 use crate::train::{
-    Best, Clock, EvaluationRecord, Journal, Options, Outcome, Snapshot, StepOptions, StepRecord, Stepped,
-    Timetable, Trained, step as one_step,
+    Best, Clock, EvaluationRecord, Journal, NoHead, Options, Outcome, Snapshot, StepOptions, StepRecord,
+    Stepped, Timetable, Trained, step as one_step,
 };
 
 /// What is trained on, and how.
@@ -33,18 +32,6 @@ pub struct CausalLm<'a, B: AutodiffBackend> {
     pub packing: Packing,
     /// How to train.
     pub options: Options,
-}
-
-/// The head of a task that has none.
-#[derive(Module, Debug)]
-pub struct NoHead<B: Backend> {
-    backend: PhantomData<B>,
-}
-
-impl<B: Backend> Default for NoHead<B> {
-    fn default() -> Self {
-        Self { backend: PhantomData }
-    }
 }
 
 /// The adapter of a language model.
@@ -117,12 +104,13 @@ where
                 || step == timetable.total)
         {
             let evaluated = trained.valid();
-            let metrics = evaluate(&frozen, &evaluated.adapter, valid, timetable.batch_size)?;
+            let (metrics, seen) = observe(&frozen, &evaluated.adapter, valid, timetable.batch_size)?;
+            let mut figures = evaluated.adapter.report();
+            figures.extend(evaluated.adapter.observed(&seen));
             let is_best = best.as_ref().is_none_or(|best| metrics.beats(&best.metrics));
             if is_best {
                 best = Some(Best { step, metrics: metrics.clone() });
             }
-            let figures = evaluated.adapter.report();
             let record = EvaluationRecord { step, epoch, valid: metrics.clone(), figures };
             journal.evaluation(&record, is_best.then_some(&trained))?;
             last = Some(metrics);

@@ -69,6 +69,7 @@ impl<'a> Labels<'a> {
             Task::Classify => Self::Classes(classes),
             Task::MultiLabel => Self::Sets(classes),
             Task::Regress => Self::Values(classes.names()),
+            Task::CausalLm => Self::Ignored,
         }
     }
 }

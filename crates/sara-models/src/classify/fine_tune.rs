@@ -17,7 +17,6 @@ use crate::data::{Examples, Task};
 use crate::encoder::EncoderCheckpoint;
 use crate::encoder::{Loaded, check_tokens};
 use crate::error::Result;
-use crate::run::Run;
 use crate::tokenizer::Tokenizer;
 use crate::train::{Options, Trained};
 
@@ -46,7 +45,12 @@ pub struct FineTuned<B: LayerOps> {
 impl FineTune {
     /// Fine-tuning by this method, with defaults for everything else.
     pub fn by(method: MethodConfig) -> Self {
-        Self { method, targets: Run::default_targets(), max_tokens: None, options: Options::default() }
+        Self {
+            method,
+            targets: Targets::Named(vec!["query".to_owned(), "value".to_owned()]),
+            max_tokens: None,
+            options: Options::default(),
+        }
     }
 
     /// Trains on `examples`, beside the model in `model_dir`.

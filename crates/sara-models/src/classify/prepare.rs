@@ -1,31 +1,95 @@
 //! What a run of this task learns from.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
+use burn::module::AutodiffModule;
+use burn_autodiff::Autodiff;
 use rand::seq::SliceRandom;
 use sara_core::Seed;
+use sara_core::parameters::Tensors;
+use sara_ops::LayerOps;
+use sara_svd::SvdOps;
 
-use super::{Classes, Dataset, Labels};
+use super::{Classes, Classify, Dataset, Labels, classify};
 use crate::adapted::Answer;
-use crate::data::{Example, Examples, Label, Rows, Task};
+use crate::data::{Example, Examples, Label, Rows, Task, VALID_SHARE};
+use crate::encoder::config::{Dropouts, EncoderConfig};
+use crate::encoder::head::Head;
+use crate::encoder::{Encoder, EncoderCheckpoint, Loaded, check_tokens};
 use crate::error::{Error, Result};
-use crate::run;
+use crate::run::{self, BackboneDropout, Fitted, Learnable, Learned, Learner, Prepared, Ready, Run, Trains};
 use crate::tokenizer::Tokenizer;
+use crate::train::{Journal, Options, Snapshot, TaskHead};
 
-/// The share of the examples that is kept apart to choose the best model by.
-const VALID_SHARE: f64 = 0.1;
+impl Learnable for Dataset {
+    fn rows(&self, _data: &run::Data) -> usize {
+        self.items.len()
+    }
 
-/// What a run learns from.
-#[derive(Debug)]
-pub struct Learned {
-    /// What the head will answer.
-    pub answer: Answer,
-    /// The examples to learn from.
-    pub train: Dataset,
-    /// The examples to choose the best model by.
-    pub valid: Dataset,
-    /// What was decided.
-    pub notes: Vec<String>,
+    fn examples(&self) -> usize {
+        self.items.len()
+    }
+
+    fn fingerprint(&self) -> String {
+        Self::fingerprint(self)
+    }
+
+    fn report(&self) -> &dyn Display {
+        &self.report
+    }
+}
+
+impl Trains for EncoderConfig {
+    type Data = Dataset;
+
+    fn learn(run: &Run, checkpoint: &EncoderCheckpoint, tokenizer: &Tokenizer) -> Result<Learned<Dataset>> {
+        let config = &checkpoint.config;
+        let learned = prepare(&run.data, run.task, config.labels.as_deref(), Seed(run.seed), tokenizer)?;
+        for data in [&learned.train, &learned.valid] {
+            check_tokens(config, data, tokenizer)?;
+        }
+        Ok(learned)
+    }
+
+    fn open<B: LayerOps>(
+        prepared: &Prepared<Self>,
+        start: &Tensors,
+        say: &mut dyn FnMut(&'static str, &str),
+        device: &B::Device,
+    ) -> Result<Ready<Self, B>> {
+        let Prepared { run, checkpoint, answer, .. } = prepared;
+        let Loaded { model, mut head, notes } =
+            checkpoint.load::<Autodiff<B>>(answer.n_labels(), Seed(run.seed), device)?;
+        match &run.init_adapter {
+            Some(init) if !start.is_empty() => {
+                head = head.with_tensors(start, &init.display().to_string())?;
+            }
+            _ => notes.iter().for_each(|note| say("note", note)),
+        }
+        let dropouts = match run.backbone_dropout {
+            BackboneDropout::Checkpoint => checkpoint.config.dropouts,
+            BackboneDropout::Rate(rate) => Dropouts { hidden: rate, attention: rate, classifier: rate },
+        };
+        say("dropout", &format!("{} in the backbone", dropouts.hidden));
+        Ok((model.with_dropout(dropouts), head.with_dropout(dropouts.classifier)))
+    }
+
+    fn train<B: LayerOps + SvdOps>(
+        prepared: &Prepared<Self>,
+        model: &Encoder<Autodiff<B>>,
+        options: Options,
+        trained: Learner<Self, B>,
+        resume: Option<Snapshot>,
+        journal: &mut impl Journal<Learner<Self, B>>,
+    ) -> Result<Fitted<Self, B>> {
+        let Prepared { train, valid, .. } = prepared;
+        classify(&Classify { model, train, valid: Some(valid), options }, trained, resume, journal)
+    }
+
+    fn inner<B: LayerOps>(model: Encoder<Autodiff<B>>, head: Head<Autodiff<B>>) -> (Encoder<B>, Head<B>) {
+        (model.valid(), head.valid())
+    }
 }
 
 /// Reads what a run learns from: the answer's classes, and both datasets. Without a file of validation examples some
@@ -39,13 +103,13 @@ pub fn prepare(
     labels: Option<&[String]>,
     seed: Seed,
     tokenizer: &Tokenizer,
-) -> Result<Learned> {
+) -> Result<Learned<Dataset>> {
     let read = |path| Rows::read(path, data.format)?.examples(&data.columns(), Some(task));
     let train = read(&data.train)?;
     let mut notes = Vec::new();
     let (classes, note) = match task {
-        Task::Regress => (Classes::of_checkpoint(outputs(&train, labels)), None),
         Task::Classify | Task::MultiLabel => Classes::of_run(labels, &train)?,
+        Task::Regress | Task::CausalLm => (Classes::of_checkpoint(outputs(&train, labels)), None),
     };
     notes.extend(note);
     let (train, valid) = if let Some(valid) = &data.valid {

@@ -34,6 +34,7 @@ pub(super) fn labels(
             }
             Ok((read.into_iter().map(|names| names.map(Label::Names)).collect(), notes))
         }
+        Task::CausalLm => Ok((vec![None; fields.len()], Vec::new())),
         Task::Regress => {
             let read = each(fields, values)?;
             let mut sizes =

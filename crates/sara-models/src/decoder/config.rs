@@ -1,15 +1,20 @@
 //! The `config.json` of LLaMA, Mistral and Qwen checkpoints: everything about a model but its weights.
 
+use std::path::Path;
+
 use burn::tensor::backend::Backend;
-use sara_core::{ModelShape, Role, Site, Target};
+use sara_core::parameters::Tensors;
+use sara_core::{ModelShape, Role, Site, Target, Targets};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::Decoder;
 use super::rope::Rope;
-use crate::architecture::{Architecture, Family};
+use super::{Decoder, DecoderCheckpoint};
+use crate::architecture::{Architecture, Family, PeftHead};
 use crate::checkpoint::loader::Loader;
+use crate::error::Error;
 use crate::python_json;
+use crate::train::NoHead;
 
 /// More values than any decoder has, and than can be asked for by mistake.
 const MOST_VALUES: f64 = 1e13;
@@ -139,7 +144,7 @@ impl DecoderConfig {
         }
         let wide = self.hidden as f64 * (2.0 * self.d_query() as f64 + 3.0 * self.intermediate as f64);
         let values = self.vocab_size as f64 * self.hidden as f64 + self.n_layers as f64 * wide;
-        if !(values <= MOST_VALUES) {
+        if values > MOST_VALUES {
             return Err(format!("its sizes make a model of {values:.0e} values; one of them is wrong"));
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
@@ -239,10 +244,17 @@ impl Architecture for DecoderConfig {
             ("context", self.usable_length().to_string()),
         ]
     }
+
+    fn default_targets(&self) -> Targets {
+        Targets::Named(vec!["q_proj".to_owned(), "v_proj".to_owned()])
+    }
 }
 
 impl Family for DecoderConfig {
     type Model<B: Backend> = Decoder<B>;
+    type Head<B: Backend> = NoHead<B>;
+
+    const TASK_TYPES: &'static [&'static str] = &["CAUSAL_LM"];
 
     /// With the defaults that transformers has for what the file leaves out, or has as `null`.
     fn parse(text: &str) -> Result<Self, String> {
@@ -307,6 +319,25 @@ impl Family for DecoderConfig {
     fn load<B: Backend>(&self, loader: &mut Loader<'_, B>) -> Decoder<B> {
         super::load::decoder(self, loader)
     }
+
+    fn head_of_peft(
+        checkpoint: &DecoderCheckpoint,
+        files: PeftHead,
+        adapter: &Path,
+    ) -> Result<Tensors, Error> {
+        checkpoint.check_embeddings(&files.embeddings, adapter)?;
+        let changed = files.tensors.keys().chain(files.changes.iter().map(|(path, _)| path)).next();
+        match changed {
+            None => Ok(Tensors::new()),
+            Some(path) => Err(Error::format(
+                adapter,
+                format!(
+                    "changes {path}, which is not supported: only the linear layers of the blocks are adapted; merge the \
+                     adapter with PEFT and give the merged model"
+                ),
+            )),
+        }
+    }
 }
 
 /// Whose file it is, asked first: another model's may well lack the rest.
@@ -323,6 +354,7 @@ fn family(object: &Map<String, Value>) -> Result<DecoderFamily, String> {
 /// The file as it is. Defaults are those of transformers' configuration classes where these agree.
 #[derive(Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields are those of the file")]
 struct File {
     architectures: Vec<String>,
     vocab_size: Option<usize>,

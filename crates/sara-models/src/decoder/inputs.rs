@@ -5,7 +5,9 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 
 use super::config::DecoderConfig;
 use crate::architecture::Architecture;
+use crate::causal_lm::Dataset;
 use crate::error::Error;
+use crate::tokenizer::Tokenizer;
 
 /// Where a token stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +97,20 @@ impl<B: Backend> Inputs<B> {
         }
         Self::new(config, ids, &places, [texts.len(), columns], 0, device)
     }
+}
+
+/// Whether a model of this `config` has an embedding for every token of `data`, to be asked before a long run begins.
+///
+/// # Errors
+/// [`Error::Data`], naming the first token that it has none for.
+pub fn check_tokens(config: &DecoderConfig, data: &Dataset, tokenizer: &Tokenizer) -> Result<(), Error> {
+    for (item, &line) in data.items.iter().zip(&data.lines) {
+        if let Some(&id) = item.ids.iter().find(|&&id| id as usize >= config.vocab_size) {
+            let problem = tokenizer.beyond(id, config.vocab_size);
+            return Err(Error::Data { path: data.report.path.clone(), line, problem });
+        }
+    }
+    Ok(())
 }
 
 /// What a backend would answer with a panic, or not at all.

@@ -95,8 +95,10 @@ impl Rope {
             },
         };
         for table in [table, config] {
-            if let Some(share) =
-                table.get("partial_rotary_factor").and_then(Value::as_f64).filter(|&share| share != 1.0)
+            if let Some(share) = table
+                .get("partial_rotary_factor")
+                .and_then(Value::as_f64)
+                .filter(|&share| (share - 1.0).abs() > 0.0)
             {
                 return Err(format!("partial_rotary_factor {share} is not supported; only 1 is"));
             }

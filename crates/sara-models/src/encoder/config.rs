@@ -1,17 +1,20 @@
 //! The `config.json` of RoBERTa and BERT checkpoints: everything about a model but its weights.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use burn::tensor::backend::Backend;
-use sara_core::{ModelShape, Role, Site, Target};
+use sara_core::parameters::Tensors;
+use sara_core::{ModelShape, Role, Site, Target, Targets};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::Encoder;
-use crate::architecture::{Architecture, Family};
+use super::head::{Head, paths};
+use super::{Encoder, EncoderCheckpoint};
+use crate::architecture::{Architecture, Family, PeftHead};
 use crate::checkpoint::loader::Loader;
 use crate::data::Task;
-use crate::encoder::head::paths;
+use crate::error::Error;
 use crate::python_json;
 
 /// Buffers and other heads that checkpoints bring along, and that a classifier has no use for.
@@ -168,15 +171,6 @@ impl EncoderConfig {
             None => Ok(()),
         }
     }
-
-    /// Number of parameters of a classification head for so many labels.
-    pub fn head_count(&self, n_labels: usize) -> usize {
-        let dense = match self.family {
-            EncoderFamily::Roberta => (self.hidden + 1) * self.hidden,
-            EncoderFamily::Bert => 0,
-        };
-        dense + (self.hidden + 1) * n_labels
-    }
 }
 
 impl Architecture for EncoderConfig {
@@ -243,6 +237,14 @@ impl Architecture for EncoderConfig {
         embeddings + block + 2 * norm * self.n_layers + pooler
     }
 
+    fn head_count(&self, n_labels: usize) -> usize {
+        let dense = match self.family {
+            EncoderFamily::Roberta => (self.hidden + 1) * self.hidden,
+            EncoderFamily::Bert => 0,
+        };
+        dense + (self.hidden + 1) * n_labels
+    }
+
     /// RoBERTa has no use for a pooler, BERT's stands before its head.
     fn leaves_out(&self, name: &str, inside: Option<&str>) -> bool {
         let pooler =
@@ -282,10 +284,17 @@ impl Architecture for EncoderConfig {
         let head = self.labels.as_ref().map_or_else(|| "none".to_owned(), |labels| labels.join(", "));
         vec![("width", self.hidden.to_string()), ("vocabulary", self.vocab_size.to_string()), ("head", head)]
     }
+
+    fn default_targets(&self) -> Targets {
+        Targets::Named(vec!["query".to_owned(), "value".to_owned()])
+    }
 }
 
 impl Family for EncoderConfig {
     type Model<B: Backend> = Encoder<B>;
+    type Head<B: Backend> = Head<B>;
+
+    const TASK_TYPES: &'static [&'static str] = &["SEQ_CLS", "FEATURE_EXTRACTION"];
 
     /// With the defaults that transformers has for what the file leaves out, or has as `null`.
     fn parse(text: &str) -> Result<Self, String> {
@@ -336,6 +345,15 @@ impl Family for EncoderConfig {
 
     fn load<B: Backend>(&self, loader: &mut Loader<'_, B>) -> Encoder<B> {
         super::load::encoder(self, loader)
+    }
+
+    fn head_of_peft(
+        checkpoint: &EncoderCheckpoint,
+        files: PeftHead,
+        adapter: &Path,
+    ) -> Result<Tensors, Error> {
+        checkpoint.check_embeddings(&files.embeddings, adapter)?;
+        checkpoint.whole_head(files.tensors, &files.changes, adapter)
     }
 }
 

@@ -11,12 +11,15 @@ use sara_core::parameters::{Tensors, edit, mismatches};
 use sara_core::{LayerOps, Pass};
 use serde_json::{Value, json};
 
+use crate::adapted::Answer;
 use crate::checkpoint::SavedHead;
 use crate::checkpoint::weights::in_file_order;
+use crate::data::Task;
 use crate::encoder::EncoderCheckpoint;
 use crate::encoder::config::EncoderFamily;
 use crate::encoder::load::trained;
 use crate::error::Error;
+use crate::train::TaskHead;
 
 /// Classification head of either family.
 ///
@@ -81,8 +84,23 @@ impl<B: Backend> Head<B> {
         self.out_proj.weight.dims()[1]
     }
 
-    /// The trained modules as PEFT lists them under `modules_to_save`.
-    pub fn modules_to_save(&self) -> Vec<&'static str> {
+    /// The trained biases, by their paths in this module.
+    pub(crate) fn bias_paths(&self) -> Vec<&'static str> {
+        if self.trains_dense { vec!["dense.bias", "out_proj.bias"] } else { vec!["out_proj.bias"] }
+    }
+
+    fn trained(&self) -> Vec<(&'static str, &Linear<B>)> {
+        let [dense, out_proj] = paths(self.family);
+        let mut trained = vec![(out_proj, &self.out_proj)];
+        if self.trains_dense {
+            trained.push((dense, &self.dense));
+        }
+        trained
+    }
+}
+
+impl<B: Backend> TaskHead<B> for Head<B> {
+    fn modules_to_save(&self) -> Vec<&'static str> {
         if self.family == EncoderFamily::Bert && self.trains_dense {
             vec!["classifier", "pooler"]
         } else {
@@ -90,8 +108,7 @@ impl<B: Backend> Head<B> {
         }
     }
 
-    /// The trained tensors by their names in a Hugging Face model, weights as `[d_out, d_in]`.
-    pub fn tensors(&self) -> Tensors {
+    fn tensors(&self) -> Tensors {
         let mut tensors = Tensors::new();
         for (path, linear) in self.trained() {
             tensors.insert(format!("{path}.weight"), in_file_order(&linear.weight.val().into_data()));
@@ -102,12 +119,17 @@ impl<B: Backend> Head<B> {
         tensors
     }
 
-    /// What a checkpoint with this head says of it; `labels` are the names of its classes, `problem_type` is what they do
-    /// not tell.
-    ///
-    /// # Errors
-    /// [`Error::Config`] where there are not as many names as logits.
-    pub fn saved(&self, labels: &[String], problem_type: Option<&str>) -> Result<SavedHead, Error> {
+    fn saved(&self, answer: &Answer) -> Result<Option<SavedHead>, Error> {
+        let labels = match answer.classes.as_slice() {
+            [] => vec!["LABEL_0".to_owned()],
+            classes => classes.to_vec(),
+        };
+        // What transformers does not infer from the number of labels.
+        let problem_type = match answer.task {
+            Task::MultiLabel => Some("multi_label_classification"),
+            Task::Regress if labels.len() > 1 => Some("regression"),
+            _ => None,
+        };
         if self.n_labels() != labels.len() {
             let found = format!("{} names for a head of {} labels", labels.len(), self.n_labels());
             let (field, expected) = ("labels".to_owned(), "a name for each".to_owned());
@@ -125,15 +147,10 @@ impl<B: Backend> Head<B> {
             ("problem_type", problem_type.map(|kind| json!(kind))),
         ];
         let config = config.map(|(key, value)| (key.to_owned(), value)).into();
-        Ok(SavedHead { tensors: self.tensors(), replaces: HEAD, config })
+        Ok(Some(SavedHead { tensors: self.tensors(), replaces: HEAD, config }))
     }
 
-    /// This head with the values of `tensors`, named and oriented as [`Self::tensors`] gives them.
-    ///
-    /// # Errors
-    /// [`Error::Mismatch`] that lists every tensor that is missing, unknown or of another shape; `what` names the
-    /// source.
-    pub fn with_tensors(mut self, tensors: &Tensors, what: &str) -> Result<Self, Error> {
+    fn with_tensors(mut self, tensors: &Tensors, what: &str) -> Result<Self, Error> {
         let [dense, _] = paths(self.family);
         // Someone has trained it.
         if !self.trains_dense && tensors.contains_key(&format!("{dense}.weight")) {
@@ -149,20 +166,6 @@ impl<B: Backend> Head<B> {
         self.dense = replaced(self.dense, dense, tensors);
         self.out_proj = replaced(self.out_proj, out_proj, tensors);
         Ok(self)
-    }
-
-    /// The trained biases, by their paths in this module.
-    pub(crate) fn bias_paths(&self) -> Vec<&'static str> {
-        if self.trains_dense { vec!["dense.bias", "out_proj.bias"] } else { vec!["out_proj.bias"] }
-    }
-
-    fn trained(&self) -> Vec<(&'static str, &Linear<B>)> {
-        let [dense, out_proj] = paths(self.family);
-        let mut trained = vec![(out_proj, &self.out_proj)];
-        if self.trains_dense {
-            trained.push((dense, &self.dense));
-        }
-        trained
     }
 }
 
@@ -232,30 +235,5 @@ impl EncoderCheckpoint {
             return Ok(tensors);
         }
         Err(Error::Mismatch { what: adapter.display().to_string(), mismatches })
-    }
-
-    /// Whether embeddings that were saved along are this checkpoint's.
-    ///
-    /// # Errors
-    /// [`Error::Format`] where they are not: the adapter was trained with others.
-    pub(crate) fn check_embeddings(
-        &self,
-        saved: &[(String, TensorData)],
-        adapter: &Path,
-    ) -> Result<(), Error> {
-        let is_own = |(path, saved): &&(String, TensorData)| {
-            self.values(path)
-                .is_some_and(|own| own.shape == saved.shape && own.iter::<f32>().eq(saved.iter::<f32>()))
-        };
-        match saved.iter().find(|entry| !is_own(entry)) {
-            None => Ok(()),
-            Some((path, _)) => {
-                let problem = format!(
-                    "holds embeddings that are not the model's ({path}): trained or resized ones are not supported; \
-                     merge the adapter with PEFT and give the merged model"
-                );
-                Err(Error::format(adapter, problem))
-            }
-        }
     }
 }

@@ -7,7 +7,6 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 
 use crate::architecture::Architecture;
 use crate::classify::{Batch, Dataset};
-use crate::data::shown;
 use crate::encoder::config::{EncoderConfig, EncoderFamily};
 use crate::error::Error;
 use crate::tokenizer::Tokenizer;
@@ -68,12 +67,7 @@ impl<B: Backend> Inputs<B> {
 pub fn check_tokens(config: &EncoderConfig, data: &Dataset, tokenizer: &Tokenizer) -> Result<(), Error> {
     for (item, &line) in data.items.iter().zip(&data.lines) {
         if let Some(&id) = item.ids.iter().find(|&&id| id as usize >= config.vocab_size) {
-            let token = shown(&tokenizer.token(id).unwrap_or_default());
-            let problem = format!(
-                "the token `{token}` has the id {id}, and the model's embedding has {} rows: it was not resized for this \
-                 tokenizer, or the tokenizer is another model's",
-                config.vocab_size
-            );
+            let problem = tokenizer.beyond(id, config.vocab_size);
             return Err(Error::Data { path: data.report.path.clone(), line, problem });
         }
         check_values(config, &item.ids, &item.types, item.ids.len())

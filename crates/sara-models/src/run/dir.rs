@@ -10,13 +10,12 @@ use sara_core::store::{
 use sara_core::{AnyAdapter, Figure, LayerOps, Site};
 use serde::{Deserialize, Serialize};
 
-use crate::encoder::head::Head;
 use crate::error::{Error, Result};
 use crate::plot::{Curves, Metric, Point, SiteRank, SiteShares, loss_svg, ranks_svg, shares_svg};
 use crate::run::inputs::Inputs;
 use crate::run::{Run, Summary};
 use crate::train::metrics::Metrics;
-use crate::train::{Best, EvaluationRecord, Journal, Snapshot, StepRecord, Trained};
+use crate::train::{Best, EvaluationRecord, Journal, Snapshot, StepRecord, TaskHead, Trained};
 
 /// The adapter of the last step.
 pub(crate) const ADAPTER: &str = "adapter";
@@ -328,9 +327,6 @@ fn read_snapshot(dir: &Path) -> Result<Snapshot> {
     Ok(Snapshot { step, best, trained, optimizer })
 }
 
-/// What a run trains.
-type Classifier<B> = Trained<B, AnyAdapter<B>, Head<B>>;
-
 /// What a run writes while it trains.
 #[derive(Debug)]
 pub struct RunJournal {
@@ -351,7 +347,11 @@ impl RunJournal {
     ///
     /// # Errors
     /// What writing said.
-    pub(crate) fn write_adapter<B: LayerOps>(&mut self, trained: &Classifier<B>, name: &str) -> Result<()> {
+    pub(crate) fn write_adapter<B: LayerOps, H: TaskHead<B>>(
+        &mut self,
+        trained: &Trained<B, AnyAdapter<B>, H>,
+        name: &str,
+    ) -> Result<()> {
         let stored = StoredAdapter::new(self.manifest.clone(), &trained.adapter, trained.head.tensors());
         // What is frozen is described once, and on the disk once, if it was written before.
         self.manifest.frozen.clone_from(&stored.manifest.frozen);
@@ -361,12 +361,16 @@ impl RunJournal {
     }
 }
 
-impl<B: LayerOps> Journal<Classifier<B>> for RunJournal {
+impl<B: LayerOps, H: TaskHead<B>> Journal<Trained<B, AnyAdapter<B>, H>> for RunJournal {
     fn step(&mut self, record: &StepRecord, _total: usize) -> Result<()> {
         self.line(record)
     }
 
-    fn evaluation(&mut self, record: &EvaluationRecord, best: Option<&Classifier<B>>) -> Result<()> {
+    fn evaluation(
+        &mut self,
+        record: &EvaluationRecord,
+        best: Option<&Trained<B, AnyAdapter<B>, H>>,
+    ) -> Result<()> {
         self.line(record)?;
         if let Some(trained) = best {
             self.write_adapter(trained, BEST)?;

@@ -16,38 +16,36 @@ use serde::{Deserialize, Serialize};
 
 use super::dir::{ADAPTER, RunDir, RunJournal, final_ranks};
 use super::inputs::Inputs;
-use super::{BackboneDropout, Run, inherit};
+use super::trains::{Learnable, Learned, Trains};
+use super::{Run, inherit};
 use crate::adapted::handover::{PeftProfile, export_peft, manifest};
 use crate::adapted::{Adapted, Answer, Base, read_adapter};
-use crate::architecture::Architecture;
-use crate::classify::{Classify, Dataset, Learned, classify, prepare};
-use crate::encoder::EncoderCheckpoint;
-use crate::encoder::Loaded;
-use crate::encoder::config::Dropouts;
-use crate::encoder::head::Head;
-use crate::encoder::{Encoder, check_tokens};
+use crate::architecture::Family;
+use crate::checkpoint::Checkpoint;
+use crate::encoder::config::EncoderConfig;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 use crate::train::metrics::Metrics;
 use crate::train::{
-    Best, EvaluationRecord, Journal, Options, Outcome, Snapshot, StepRecord, Trained, peak_memory_bytes,
+    Best, EvaluationRecord, Journal, Options, Outcome, Snapshot, StepRecord, TaskHead, Trained,
+    peak_memory_bytes,
 };
 
 /// A run, checked: nothing is written before this stands.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct Prepared<F: Trains = EncoderConfig> {
     /// The run file, with everything that it left open.
     pub run: Run,
     /// The method that is trained.
     pub method: MethodConfig,
     /// The pretrained model.
-    pub checkpoint: EncoderCheckpoint,
+    pub checkpoint: Checkpoint<F>,
     /// What the head will answer.
     pub answer: Answer,
     /// The examples to learn from.
-    pub train: Dataset,
+    pub train: F::Data,
     /// The examples to choose the best model by.
-    pub valid: Dataset,
+    pub valid: F::Data,
     /// What was decided on the way.
     pub notes: Vec<String>,
     /// The adapter to start from, where one is given.
@@ -121,10 +119,10 @@ pub struct Summary {
     pub bit_for_bit: bool,
 }
 
-/// What a classifier trains.
-pub type Classifier<B> = Trained<Autodiff<B>, AnyAdapter<Autodiff<B>>, Head<Autodiff<B>>>;
+/// What a run trains.
+pub type Learner<F, B> = Trained<Autodiff<B>, AnyAdapter<Autodiff<B>>, <F as Family>::Head<Autodiff<B>>>;
 
-impl Prepared {
+impl<F: Trains> Prepared<F> {
     /// Reads everything that a run reads but the weights, and checks that it fits together.
     ///
     /// # Errors
@@ -139,7 +137,7 @@ impl Prepared {
     /// As [`Self::new`].
     pub fn beside(mut run: Run, base: Base) -> Result<Self> {
         run.check_paths()?;
-        let checkpoint = EncoderCheckpoint::open(&run.model)?;
+        let checkpoint = Checkpoint::<F>::open(&run.model)?;
         let (init, mut notes) = match &run.init_adapter {
             Some(dir) => {
                 let (stored, notes) = read_adapter(dir, &checkpoint, base)?;
@@ -157,16 +155,12 @@ impl Prepared {
             notes.push(format!("learning rate {rate:e}, the default of {}", method.name()));
             run.optimizer.learning_rate = Some(rate);
         }
-        run.targets.get_or_insert_with(Run::default_targets);
+        run.targets.get_or_insert_with(|| checkpoint.config.default_targets());
         let tokenizer = Tokenizer::load(&checkpoint.dir)?;
         run.data.max_tokens = Some(checkpoint.config.max_tokens(run.data.max_tokens)?);
-        let labels = checkpoint.config.labels.as_deref();
-        let learned = prepare(&run.data, run.task, labels, Seed(run.seed), &tokenizer)?;
-        let Learned { answer, train, valid, notes: of_data } = learned;
+        let Learned { answer, train, valid, notes: of_data } = F::learn(&run, &checkpoint, &tokenizer)?;
         notes.extend(of_data);
-        check_tokens(&checkpoint.config, &train, &tokenizer)?;
-        check_tokens(&checkpoint.config, &valid, &tokenizer)?;
-        method.check_steps(run.optimizer.total_steps(train.items.len()))?;
+        method.check_steps(run.optimizer.total_steps(train.rows(&run.data)))?;
         let inputs = Inputs {
             base: checkpoint.fingerprint(),
             tokenizer: tokenizer.fingerprint()?,
@@ -196,7 +190,7 @@ impl Prepared {
             let plan = stored.manifest.plan.clone();
             return Ok(Start { adapter, plan, head: stored.head.clone() });
         }
-        let targets = self.run.targets.clone().unwrap_or_else(Run::default_targets);
+        let targets = self.run.targets.clone().unwrap_or_else(|| self.checkpoint.config.default_targets());
         let seed = Seed(self.run.seed);
         let (adapter, plan) = self.checkpoint.new_adapter(&self.method, &targets, seed, device)?;
         Ok(Start { adapter, plan, head: Tensors::new() })
@@ -210,28 +204,19 @@ impl Prepared {
         &self,
         start: Start<B>,
         mode: Mode,
-        watcher: &mut impl Journal<Classifier<B>>,
+        watcher: &mut impl Journal<Learner<F, B>>,
         device: &B::Device,
     ) -> Result<Ended> {
-        let Self { run, checkpoint, answer, train, valid, .. } = self;
+        let Self { run, checkpoint, answer, train, .. } = self;
         let Start { adapter, plan, head: start_head } = start;
-        let Loaded { model, mut head, notes } =
-            checkpoint.load::<Autodiff<B>>(answer.n_labels(), Seed(run.seed), device)?;
-        match &run.init_adapter {
-            Some(init) if !start_head.is_empty() => {
-                head = head.with_tensors(&start_head, &init.display().to_string())?;
-            }
-            _ => notes.iter().for_each(|note| watcher.note("note", note)),
-        }
-        let dropouts = self.dropouts();
-        watcher.note("dropout", &format!("{} in the backbone", dropouts.hidden));
-        let (model, head) = (model.with_dropout(dropouts), head.with_dropout(dropouts.classifier));
-        let total = run.optimizer.total_steps(train.items.len());
+        let (model, head) = F::open(self, &start_head, &mut |kind, text| watcher.note(kind, text), device)?;
+        let examples = train.rows(&run.data);
+        let total = run.optimizer.total_steps(examples);
         let manifest = manifest(checkpoint, &self.method, &plan, answer)?;
         let toml = run.to_toml()?;
         let (dir, snapshot, notes) = match mode {
             Mode { extend: true, .. } => {
-                let steps = |run: &Run| run.optimizer.total_steps(train.items.len());
+                let steps = |run: &Run| run.optimizer.total_steps(examples);
                 RunDir::extend(&run.output, &toml, &self.inputs, steps)?
             }
             Mode { resume: true, .. } => RunDir::resume(&run.output, &toml, &self.inputs)?,
@@ -244,9 +229,8 @@ impl Prepared {
             watcher.note("resuming", &format!("at step {}", snapshot.step));
         }
         let options = self.options(mode.stop_after);
-        let task = Classify { model: &model, train, valid: Some(valid), options };
         let mut journal = Watched { journal: dir.journal(manifest.clone())?, watcher };
-        let outcome = classify(&task, Trained::new(adapter, head), snapshot, &mut journal)?;
+        let outcome = F::train(self, &model, options, Trained::new(adapter, head), snapshot, &mut journal)?;
         if outcome.steps < total {
             return Ok(Ended::Stopped(outcome.steps));
         }
@@ -272,21 +256,14 @@ impl Prepared {
         };
         // Before what may be refused: a run that was trained to its end has its summary.
         dir.write_summary(&summary)?;
-        match self.write_peft(model.valid(), trained.valid(), &dir) {
+        let (model, head) = F::inner(model, trained.head);
+        match self.write_peft(model, trained.adapter.valid(), head, &dir) {
             Err(Error::Core(error)) if refuses(&error) => {
                 watcher.note("note", &format!("no files for PEFT: {error}"));
             }
             written => written?,
         }
         Ok(Ended::Finished(summary))
-    }
-
-    /// Dropout inside the backbone and the head.
-    fn dropouts(&self) -> Dropouts {
-        match self.run.backbone_dropout {
-            BackboneDropout::Checkpoint => self.checkpoint.config.dropouts,
-            BackboneDropout::Rate(rate) => Dropouts { hidden: rate, attention: rate, classifier: rate },
-        }
     }
 
     /// How the run file says to train.
@@ -304,14 +281,15 @@ impl Prepared {
     /// The PEFT export of a finished run.
     fn write_peft<B: LayerOps>(
         &self,
-        model: Encoder<B>,
-        trained: Trained<B, AnyAdapter<B>, Head<B>>,
+        model: F::Model<B>,
+        adapter: AnyAdapter<B>,
+        head: F::Head<B>,
         dir: &RunDir,
     ) -> Result<()> {
-        let adapted = Adapted {
-            checkpoint: EncoderCheckpoint::open(&self.run.model)?,
+        let adapted = Adapted::<B, F> {
+            checkpoint: Checkpoint::open(&self.run.model)?,
             model,
-            trained: Trained::new(Some(trained.adapter), trained.head),
+            trained: Trained::new(Some(adapter), head),
             answer: self.answer.clone(),
             stored: None,
             notes: Vec::new(),
@@ -332,19 +310,26 @@ struct Watched<'a, W> {
     watcher: &'a mut W,
 }
 
-impl<B: LayerOps, W: Journal<Classifier<B>>> Journal<Classifier<B>> for Watched<'_, W> {
+impl<B: LayerOps, H: TaskHead<B>, W> Journal<Trained<B, AnyAdapter<B>, H>> for Watched<'_, W>
+where
+    W: Journal<Trained<B, AnyAdapter<B>, H>>,
+{
     fn step(&mut self, record: &StepRecord, total: usize) -> Result<()> {
-        Journal::<Classifier<B>>::step(&mut self.journal, record, total)?;
+        Journal::<Trained<B, AnyAdapter<B>, H>>::step(&mut self.journal, record, total)?;
         self.watcher.step(record, total)
     }
 
-    fn evaluation(&mut self, record: &EvaluationRecord, best: Option<&Classifier<B>>) -> Result<()> {
+    fn evaluation(
+        &mut self,
+        record: &EvaluationRecord,
+        best: Option<&Trained<B, AnyAdapter<B>, H>>,
+    ) -> Result<()> {
         self.watcher.evaluation(record, best)?;
         self.journal.evaluation(record, best)
     }
 
     fn snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
-        Journal::<Classifier<B>>::snapshot(&mut self.journal, snapshot)?;
+        Journal::<Trained<B, AnyAdapter<B>, H>>::snapshot(&mut self.journal, snapshot)?;
         self.watcher.snapshot(snapshot)
     }
 }

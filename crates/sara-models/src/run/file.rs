@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::causal_lm::TrainOn;
 use crate::data::{Columns, Format, Task};
 use crate::error::Error;
 use crate::hub::expanded;
@@ -132,6 +133,12 @@ pub struct Data {
     /// What stands between the names of several labels in one field. Default `|`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label_separator: Option<String>,
+    /// Whether texts stand one behind the other in rows of up to `max_tokens`; for causal-lm. Default false.
+    #[serde(skip_serializing_if = "is_default")]
+    pub packing: bool,
+    /// Which tokens are learned; for causal-lm. Default those of completions and of the assistant.
+    #[serde(skip_serializing_if = "is_default")]
+    pub train_on: TrainOn,
     /// Length at which texts are cut, in tokens; default 128 or the checkpoint's usable length, if that is smaller.
     pub max_tokens: Option<usize>,
     /// Whether each epoch has an order of its own, drawn from seed and epoch. Default true, as in transformers.
@@ -150,6 +157,8 @@ impl Default for Data {
             label: None,
             labels: None,
             label_separator: None,
+            packing: false,
+            train_on: TrainOn::default(),
             max_tokens: None,
             shuffle: true,
         }
@@ -257,11 +266,6 @@ impl OptimizerConfig {
 }
 
 impl Run {
-    /// The layers that are adapted where nothing else is said.
-    pub fn default_targets() -> Targets {
-        Targets::Named(vec!["query".into(), "value".into()])
-    }
-
     /// Reads a run file, applies overrides `key.sub=value` in their order, and validates the outcome.
     ///
     /// A value is read as TOML where its key takes that, else as text, as texts between commas, or as the whole number
@@ -353,10 +357,25 @@ impl Run {
             let expected = "a file, since a run reads it again to go on";
             check(path.is_none_or(|path| path != Path::new("-")), field, &"\"-\"", expected)?;
         }
+        if self.task == Task::CausalLm {
+            let columns =
+                [("data.text", &data.text), ("data.text_pair", &data.text_pair), ("data.label", &data.label)];
+            for (field, name) in columns {
+                let expected =
+                    "nothing for causal-lm, whose columns are text, prompt, completion and messages";
+                let found = format!("{:?}", name.as_deref().unwrap_or_default());
+                check(name.is_none(), field, &found, expected)?;
+            }
+        } else {
+            check(!data.packing, "data.packing", &data.packing, "false, except for task = \"causal-lm\"")?;
+            let expected = "\"completion\", except for task = \"causal-lm\"";
+            check(data.train_on == TrainOn::Completion, "data.train_on", &"\"all\"", expected)?;
+        }
         if let Some(labels) = &data.labels {
             let found = format!("{labels:?}");
             let expected = "names of columns, for task = \"multi-label\" or \"regress\", without data.label";
-            let fits = !labels.is_empty() && self.task != Task::Classify && data.label.is_none();
+            let has_several = matches!(self.task, Task::MultiLabel | Task::Regress);
+            let fits = !labels.is_empty() && has_several && data.label.is_none();
             check(fits, "data.labels", &found, expected)?;
         }
         if let Some(separator) = &data.label_separator {
@@ -493,6 +512,10 @@ impl OptimizerConfig {
             "a number above 0, or inf",
         )
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn check(holds: bool, field: &str, found: &dyn Display, expected: &str) -> Result<(), Error> {

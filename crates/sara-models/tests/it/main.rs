@@ -38,3 +38,5 @@ mod tokenizers;
 mod training;
 #[cfg(all(feature = "flex", feature = "test-wgpu"))]
 mod wgpu;
+#[cfg(feature = "flex")]
+mod writers;

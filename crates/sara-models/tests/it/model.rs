@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use sara_core::{AnyAdapter, MethodConfig, Pass, RankPlan, Seed};
+use sara_models::adapted::Answer;
 use sara_models::architecture::Architecture;
+use sara_models::data::Task;
 use sara_models::encoder::EncoderCheckpoint;
 use sara_models::encoder::Inputs;
 use sara_models::encoder::Loaded;
@@ -92,6 +94,11 @@ pub(crate) fn golden_inputs<B: Backend>(
     let mask = ints(&golden["attention_mask"]).into_iter().map(|value| value == 1).collect();
     let (ids, types) = (ints(&golden["input_ids"]), ints(&golden["token_type_ids"]));
     Inputs::new(&checkpoint.config, ids, types, mask, [shape[0], shape[1]], device).unwrap()
+}
+
+/// A classifier's answer with these names.
+fn answer(labels: &[String]) -> Answer {
+    Answer { task: Task::Classify, classes: labels.to_vec() }
 }
 
 /// An adapter that adapts nothing.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use burn_flex::{Flex, FlexDevice};
 use sara_core::Pass;
 use sara_models::adapted::Adapted;
+use sara_models::encoder::config::EncoderConfig;
 use serde_json::Value;
 
 use super::command::Workplace;
@@ -15,7 +16,8 @@ fn case(name: &str) -> PathBuf {
 }
 
 fn opened(name: &str, base: &str) -> Result<Adapted<Flex>, String> {
-    Adapted::<Flex>::open(&fixture(base), Some(&case(name)), &FlexDevice).map_err(|error| error.to_string())
+    Adapted::<Flex, EncoderConfig>::open(&fixture(base), Some(&case(name)), &FlexDevice)
+        .map_err(|error| error.to_string())
 }
 
 /// The logits on the case's own batch are those of PEFT; returns what was said.

@@ -192,7 +192,7 @@ fn unknown_keys_name_the_nearest() {
         &LEAST.replace("valid =", "validation ="),
         &[],
         "run.toml, line 6: unknown key `validation`, the nearest is `valid`; known here: train, valid, valid_share, \
-         format, text, text_pair, label, labels, label_separator, max_tokens, shuffle",
+         format, text, text_pair, label, labels, label_separator, packing, train_on, max_tokens, shuffle",
     );
     assert_error(
         LEAST,
@@ -204,7 +204,7 @@ fn unknown_keys_name_the_nearest() {
     assert_error(
         &format!("task = \"regres\"{LEAST}"),
         &[],
-        "run.toml, line 1: unknown value `regres`, the nearest is `regress`; known here: classify, regress, multi-label",
+        "run.toml, line 1: unknown value `regres`, the nearest is `regress`; known here: classify, regress, multi-label, causal-lm",
     );
 }
 

@@ -23,6 +23,7 @@ use sara_models::classify::evaluate::evaluate;
 use sara_models::classify::{Batch, Classify, ClassifyLoss, Dataset, Gold, Item, Lengths, Report, classify};
 use sara_models::encoder::EncoderCheckpoint;
 use sara_models::encoder::Loaded;
+use sara_models::encoder::config::EncoderConfig;
 use sara_models::encoder::head::Head;
 use sara_models::encoder::{Encoder, Inputs};
 use sara_models::run::OptimizerConfig;
@@ -33,7 +34,7 @@ use super::model::{NOISE, Stored, assert_close, fixture, floats, golden_inputs, 
 
 type Train = Autodiff<Flex>;
 /// Values by their name in PEFT's file, each tensor flat in torch's order.
-type Named = BTreeMap<String, Vec<f32>>;
+pub(crate) type Named = BTreeMap<String, Vec<f32>>;
 
 const BASE: &str = "roberta-cls3";
 /// The largest difference of an update, of the tensor's largest update. An error in a formula is many times that, another
@@ -46,7 +47,8 @@ const LOSS: f64 = 1e-4;
 /// A gradient below this share of its tensor's largest is rounding, and the first step of Adam blows it up to full size.
 const ROUNDING: f32 = 1e-5;
 
-const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+pub(crate) const ADAMW: AdamWConfig =
+    AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
 
 #[test]
 fn ten_steps_of_lora_are_those_of_peft() {
@@ -54,7 +56,7 @@ fn ten_steps_of_lora_are_those_of_peft() {
     let golden = stored(&fixture("training-lora/golden.safetensors"));
     let initial = fixture("training-lora/initial");
     let Adapted { checkpoint, model, mut trained, .. } =
-        Adapted::<Train>::open(&fixture(BASE), Some(&initial), &FlexDevice).unwrap();
+        Adapted::<Train, EncoderConfig>::open(&fixture(BASE), Some(&initial), &FlexDevice).unwrap();
     let linears = checkpoint.config.linears();
     let names = |tensors: Tensors| in_peft(tensors, &linears, ".weight");
     let start = names(collect(&trained));
@@ -363,7 +365,7 @@ fn imported_adapters_give_the_outputs_of_peft() {
         ("peft-lora-headless", "roberta-cls3"),
     ] {
         let Adapted { checkpoint, model, trained, .. } =
-            Adapted::<Flex>::open(&fixture(base), Some(&fixture(name)), &FlexDevice).unwrap();
+            Adapted::<Flex, EncoderConfig>::open(&fixture(base), Some(&fixture(name)), &FlexDevice).unwrap();
         let golden = stored(&fixture(name).join("golden.safetensors"));
         let inputs = golden_inputs::<Flex>(
             &checkpoint,
@@ -463,7 +465,7 @@ pub(crate) fn gradients<M: Module<Train>>(module: &M, stepped: &Stepped) -> Tens
 }
 
 /// What is trained, named and turned as PEFT has it.
-fn in_peft(tensors: Tensors, linears: &[Target], suffix: &str) -> Named {
+pub(crate) fn in_peft(tensors: Tensors, linears: &[Target], suffix: &str) -> Named {
     let named = |(path, data): (String, TensorData)| {
         let values: Vec<f32> = data.iter().collect();
         let values = match data.shape[..] {
@@ -510,13 +512,13 @@ fn differences<'a>(one: &'a [f32], other: &'a [f32]) -> impl Iterator<Item = f32
 }
 
 #[track_caller]
-fn assert_near(found: f64, expected: f64, what: &str, step: usize) {
+pub(crate) fn assert_near(found: f64, expected: f64, what: &str, step: usize) {
     let difference = (found - expected).abs() / expected.abs().max(1.0);
     assert!(difference <= LOSS, "{what} of step {step}: {found}, expected {expected}");
 }
 
 #[track_caller]
-fn assert_gradients(golden: &Stored, found: &Named, count: usize) {
+pub(crate) fn assert_gradients(golden: &Stored, found: &Named, count: usize) {
     let expected = with_prefix(golden, "gradient1.");
     assert_eq!(expected.len(), count);
     assert!(expected.keys().eq(found.keys()), "trained: {:?}", found.keys());
@@ -528,7 +530,7 @@ fn assert_gradients(golden: &Stored, found: &Named, count: usize) {
 
 /// Compares what training has changed since `start`, tensor by tensor.
 #[track_caller]
-fn assert_updates(golden: &Stored, prefix: &str, start: &Named, found: &Named, count: usize) {
+pub(crate) fn assert_updates(golden: &Stored, prefix: &str, start: &Named, found: &Named, count: usize) {
     let expected = with_prefix(golden, prefix);
     assert_eq!(expected.len(), count);
     for (name, expected) in &expected {

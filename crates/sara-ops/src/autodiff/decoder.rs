@@ -1,4 +1,4 @@
-//! The nodes of RMS norm, rotary embedding, SwiGLU, causal attention and the loss of tokens.
+//! The nodes of RMS norm, rotary embedding, `SwiGLU`, causal attention and the loss of tokens.
 
 use burn::tensor::ops::FloatTensor;
 use burn_autodiff::checkpoint::base::Checkpointer;

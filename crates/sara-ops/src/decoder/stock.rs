@@ -85,7 +85,7 @@ pub(crate) fn swiglu_backward<B: Backend>(
 }
 
 pub(crate) fn causal_attention<B: Backend>(inputs: CausalInputs<B>) -> FloatTensor<B> {
-    let Heads { q, k, v, hidden, n_heads } = Heads::of(inputs);
+    let (n_heads, Grouped { q, k, v, hidden }) = (inputs.n_heads, Grouped::of(inputs));
     primitive(join(probabilities(q, k, hidden).matmul(v), n_heads))
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn causal_attention_backward<B: Backend>(
     wanted: [bool; 3],
 ) -> [Option<FloatTensor<B>>; 3] {
     let n_kv_heads = inputs.n_kv_heads;
-    let Heads { q, k, v, hidden, n_heads } = Heads::of(inputs);
+    let (n_heads, Grouped { q, k, v, hidden }) = (inputs.n_heads, Grouped::of(inputs));
     let grad = grouped(tensor::<B, 3>(grad), n_heads, n_kv_heads);
     let scale = (q.dims()[3] as f64).sqrt().recip();
     let p = probabilities(q.clone(), k.clone(), hidden);
@@ -113,15 +113,14 @@ pub(crate) fn causal_attention_backward<B: Backend>(
 
 /// Queries `[batch, n_kv_heads, group * n_queries, head_dim]`, where `group` heads share one of keys and values, and
 /// which of their keys each must not see.
-struct Heads<B: Backend> {
+struct Grouped<B: Backend> {
     q: Tensor<B, 4>,
     k: Tensor<B, 4>,
     v: Tensor<B, 4>,
     hidden: Tensor<B, 4, Bool>,
-    n_heads: usize,
 }
 
-impl<B: Backend> Heads<B> {
+impl<B: Backend> Grouped<B> {
     fn of(inputs: CausalInputs<B>) -> Self {
         let CausalInputs { q, k, v, first, n_heads, n_kv_heads } = inputs;
         let q = grouped(tensor::<B, 3>(q), n_heads, n_kv_heads);
@@ -139,7 +138,7 @@ impl<B: Backend> Heads<B> {
             .reshape([batch, 1, 1, n_queries, n_keys])
             .expand([batch, n_kv_heads, group, n_queries, n_keys])
             .reshape([batch, n_kv_heads, group * n_queries, n_keys]);
-        Self { q, k, v, hidden, n_heads }
+        Self { q, k, v, hidden }
     }
 }
 

@@ -74,7 +74,7 @@ impl Causal {
                 let heads = heads(dq, self.n_heads, self.n_queries, self.head_dim);
                 heads.into_iter().map(Some).collect()
             }
-            None => Vec::from_iter((0..batch * self.n_heads).map(|_| None)),
+            None => (0..batch * self.n_heads).map(|_| None).collect::<Vec<_>>(),
         };
         let [dk, dv] = [dk, dv].map(|grad| match grad {
             Some(grad) => {

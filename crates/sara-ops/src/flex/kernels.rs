@@ -160,21 +160,21 @@ vectorized! {
         }
     }
 
-    /// SwiGLU of each gate and value, in place of the gates.
+    /// `SwiGLU` of each gate and value, in place of the gates.
     fn swiglu(gate: &mut [f32], up: &[f32]) {
         for (gate, &up) in gate.iter_mut().zip(up) {
             *gate = *gate / (1.0 + exp(-*gate)) * up;
         }
     }
 
-    /// Turns the gradient of SwiGLU's output into that of its values.
+    /// Turns the gradient of `SwiGLU`'s output into that of its values.
     fn swiglu_up_backward(grad: &mut [f32], gate: &[f32]) {
         for (grad, &gate) in grad.iter_mut().zip(gate) {
             *grad *= gate / (1.0 + exp(-gate));
         }
     }
 
-    /// Turns the gradient of SwiGLU's output into that of its gates.
+    /// Turns the gradient of `SwiGLU`'s output into that of its gates.
     fn swiglu_gate_backward(grad: &mut [f32], gate: &[f32], up: &[f32]) {
         for ((grad, &gate), &up) in grad.iter_mut().zip(gate).zip(up) {
             let open = 1.0 / (1.0 + exp(-gate));

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use sara_models::adapted::{Adapted, Base};
+use sara_models::adapted::{Adapted, Base, Opens};
+use sara_models::architecture::Kind;
+use sara_models::hub::locate;
 
 use crate::device::Compute;
 
@@ -35,9 +37,22 @@ impl Beside {
     }
 }
 
+/// What the model in `dir` is made for.
+pub(crate) fn kind(dir: &Path) -> sara_models::Result<Kind> {
+    Kind::of(&locate(dir)?)
+}
+
 impl Opened {
+    /// What the model is made for.
+    pub(crate) fn kind(&self) -> sara_models::Result<Kind> {
+        kind(&self.model)
+    }
+
     /// Opens both.
-    pub(crate) fn open<B: Compute>(&self, device: &B::Device) -> sara_models::Result<Adapted<B>> {
+    pub(crate) fn open<B: Compute, F: Opens>(
+        &self,
+        device: &B::Device,
+    ) -> sara_models::Result<Adapted<B, F>> {
         Adapted::open_beside(&self.model, self.adapter.as_deref(), self.beside.base(), device)
     }
 

@@ -1,11 +1,15 @@
 //! `sara eval`: measure a model, with or without an adapter, on labelled data.
 
+use std::marker::PhantomData;
+
 use anyhow::ensure;
 use clap::Args;
-use sara_models::classify::Dataset;
-use sara_models::classify::evaluate::evaluate;
+use sara_models::adapted::Opens;
+use sara_models::architecture::Kind;
 use sara_models::data::Task;
-use sara_models::run::Device;
+use sara_models::decoder::config::DecoderConfig;
+use sara_models::encoder::config::EncoderConfig;
+use sara_models::run::{Device, Learnable};
 use sara_models::train::metrics::Metrics;
 use serde::Serialize;
 
@@ -38,33 +42,49 @@ struct Report {
     metrics: Metrics,
 }
 
-impl Job for &Eval {
-    type Output = (Dataset, Metrics, Vec<String>);
+/// What was measured.
+struct Measured {
+    report: String,
+    examples: usize,
+    metrics: Metrics,
+    notes: Vec<String>,
+}
 
-    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
-        let adapted = self.opened.open::<B>(device)?;
+struct EvalOf<'a, F>(&'a Eval, PhantomData<F>);
+
+impl<F: Opens> Job for EvalOf<'_, F> {
+    type Output = Measured;
+
+    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Measured> {
+        let asked = self.0;
+        let adapted = asked.opened.open::<B, F>(device)?;
         ensure!(
-            self.task.is_none_or(|task| task == adapted.answer.task),
+            asked.task.is_none_or(|task| task == adapted.answer.task),
             "the head was trained for another task; leave --task out to use its own"
         );
         ensure!(
-            self.data.columns.label_separator.is_none() || adapted.answer.task == Task::MultiLabel,
+            asked.data.columns.label_separator.is_none() || adapted.answer.task == Task::MultiLabel,
             "--label-separator is for several labels, and the head gives one answer; leave it out"
         );
-        let data = adapted.labelled(&self.data.rows()?, &self.data.columns, self.max_tokens)?;
-        let metrics = evaluate(&adapted.model, &adapted.trained, &data, self.batch_size)?;
-        Ok((data, metrics, adapted.notes))
+        let data = adapted.examples(&asked.data.rows()?, &asked.data.columns, asked.max_tokens)?;
+        let metrics = adapted.evaluate(&data, asked.batch_size)?;
+        let (report, examples) = (data.report().to_string(), data.examples());
+        Ok(Measured { report, examples, metrics, notes: adapted.notes })
     }
 }
 
 impl Eval {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
-        let (data, metrics, notes) = dispatch(device.unwrap_or(Device::Auto), console, &self)?;
+        let device = device.unwrap_or(Device::Auto);
+        let Measured { report, examples, metrics, notes } = match self.opened.kind()? {
+            Kind::Encoder => dispatch(device, console, EvalOf::<EncoderConfig>(&self, PhantomData))?,
+            Kind::Decoder => dispatch(device, console, EvalOf::<DecoderConfig>(&self, PhantomData))?,
+        };
         console.notes(&notes);
-        console.say(&data.report);
+        console.say(report);
         for (name, value) in metrics.iter() {
             console.say(format!("{name:<15} {value}"));
         }
-        console.result(&Report { examples: data.items.len(), metrics })
+        console.result(&Report { examples, metrics })
     }
 }

@@ -1,15 +1,19 @@
 //! `sara export`: write an adapter in another program's format.
 
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use sara_models::adapted::Adapted;
 use sara_models::adapted::handover::{PeftProfile, export_peft};
+use sara_models::adapted::{Adapted, Opens};
+use sara_models::architecture::Kind;
 use sara_models::data::{Columns, Rows};
+use sara_models::decoder::config::DecoderConfig;
+use sara_models::encoder::config::EncoderConfig;
 use sara_models::run::Device;
 use serde::Serialize;
 
-use crate::adapter::Beside;
+use crate::adapter::{Beside, kind};
 use crate::console::Console;
 use crate::device::{Compute, Job, dispatch};
 use crate::files::Out;
@@ -53,22 +57,25 @@ pub(crate) struct Collapsed {
     loss_after: Option<f64>,
 }
 
-impl Job for &Export {
+struct ExportOf<'a, F>(&'a Export, PhantomData<F>);
+
+impl<F: Opens> Job for ExportOf<'_, F> {
     type Output = (Vec<String>, Option<Collapsed>);
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
-        let profile = if self.to == "peft-compact" { PeftProfile::Compact } else { PeftProfile::Portable };
+        let asked = self.0;
+        let profile = if asked.to == "peft-compact" { PeftProfile::Compact } else { PeftProfile::Portable };
         let mut adapted =
-            Adapted::<B>::open_beside(&self.model, Some(&self.adapter), self.beside.base(), device)?;
+            Adapted::<B, F>::open_beside(&asked.model, Some(&asked.adapter), asked.beside.base(), device)?;
         let mut collapsed = None;
-        if let Some(file) = &self.calibrate {
-            let data = adapted.labelled(&Rows::read(file, None)?, &Columns::default(), None)?;
+        if let Some(file) = &asked.calibrate {
+            let data = adapted.examples(&Rows::read(file, None)?, &Columns::default(), None)?;
             let (of_mean, before, after) = adapted.collapse(&data)?;
             adapted = of_mean;
             collapsed =
                 Some(Collapsed { loss_before: before.value("loss"), loss_after: after.value("loss") });
         }
-        export_peft(&adapted, profile, &self.out.out)?;
+        export_peft(&adapted, profile, &asked.out.out)?;
         Ok((adapted.notes, collapsed))
     }
 }
@@ -78,7 +85,11 @@ impl Export {
         let read = [Some(&self.model), Some(&self.adapter), self.calibrate.as_ref()];
         let read: Vec<&Path> = read.into_iter().flatten().map(PathBuf::as_path).collect();
         self.out.check_dir(&read, "adapter_config.json")?;
-        let (notes, collapsed) = dispatch(device.unwrap_or(Device::Cpu), console, &self)?;
+        let device = device.unwrap_or(Device::Cpu);
+        let (notes, collapsed) = match kind(&self.model)? {
+            Kind::Encoder => dispatch(device, console, ExportOf::<EncoderConfig>(&self, PhantomData))?,
+            Kind::Decoder => dispatch(device, console, ExportOf::<DecoderConfig>(&self, PhantomData))?,
+        };
         console.notes(&notes);
         if let Some(Collapsed { loss_before: Some(before), loss_after: Some(after) }) = &collapsed {
             console.say(format!("loss        {before:.4} routed, {after:.4} at the mean of the gates"));

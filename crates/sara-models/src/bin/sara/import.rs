@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use sara_models::adapted::{Base, peft_dir, read_adapter};
+use sara_models::architecture::Kind;
+use sara_models::decoder::DecoderCheckpoint;
 use sara_models::encoder::EncoderCheckpoint;
 use sara_models::run::Device;
 use serde::Serialize;
 
+use crate::adapter::kind;
 use crate::console::Console;
 use crate::files::Out;
 
@@ -38,7 +41,10 @@ impl Import {
         let problem =
             || format!("{}: holds no adapter_config.json, so it is no PEFT adapter", self.from.display());
         let from = peft_dir(&self.from)?.with_context(problem)?;
-        let (stored, notes) = read_adapter(&from, &EncoderCheckpoint::open(&self.model)?, Base::TrainedOn)?;
+        let (stored, notes) = match kind(&self.model)? {
+            Kind::Encoder => read_adapter(&from, &EncoderCheckpoint::open(&self.model)?, Base::TrainedOn)?,
+            Kind::Decoder => read_adapter(&from, &DecoderCheckpoint::open(&self.model)?, Base::TrainedOn)?,
+        };
         console.notes(&notes);
         stored.write(&self.out.out)?;
         let (method, sites) = (stored.manifest.method.name(), stored.manifest.plan.sites.len());

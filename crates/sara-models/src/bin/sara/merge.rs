@@ -1,16 +1,19 @@
 //! `sara merge`: fold an adapter into the weights and write the checkpoint.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 
 use clap::Args;
 use sara_core::Site;
-use sara_models::adapted::Adapted;
-use sara_models::architecture::Architecture;
+use sara_models::adapted::{Adapted, Opens};
+use sara_models::architecture::Kind;
+use sara_models::decoder::config::DecoderConfig;
+use sara_models::encoder::config::EncoderConfig;
 use sara_models::run::Device;
 use serde::Serialize;
 
-use crate::adapter::Beside;
+use crate::adapter::{Beside, kind};
 use crate::console::{Console, table};
 use crate::device::{Compute, Job, dispatch};
 use crate::files::Out;
@@ -43,14 +46,16 @@ pub(crate) struct SiteReport {
     frobenius_norm: f64,
 }
 
-impl Job for &Merge {
+struct MergeOf<'a, F>(&'a Merge, PhantomData<F>);
+
+impl<F: Opens> Job for MergeOf<'_, F> {
     type Output = (Vec<SiteReport>, Vec<String>);
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Self::Output> {
-        let (merged, norms) =
-            Adapted::<B>::open_beside(&self.model, Some(&self.adapter), self.beside.base(), device)?
-                .merge()?;
-        merged.save(&self.out.out)?;
+        let Merge { model, adapter, beside, out } = self.0;
+        let adapted = Adapted::<B, F>::open_beside(model, Some(adapter), beside.base(), device)?;
+        let (merged, norms) = adapted.merge()?;
+        merged.save(&out.out)?;
         let linears = merged.checkpoint.config.linears();
         let names: BTreeMap<Site, String> =
             linears.into_iter().map(|target| (target.site, target.name)).collect();
@@ -65,7 +70,11 @@ impl Job for &Merge {
 impl Merge {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
         self.out.check_dir(&[&self.model, &self.adapter], "config.json")?;
-        let (sites, notes) = dispatch(device.unwrap_or(Device::Cpu), console, &self)?;
+        let device = device.unwrap_or(Device::Cpu);
+        let (sites, notes) = match kind(&self.model)? {
+            Kind::Encoder => dispatch(device, console, MergeOf::<EncoderConfig>(&self, PhantomData))?,
+            Kind::Decoder => dispatch(device, console, MergeOf::<DecoderConfig>(&self, PhantomData))?,
+        };
         console.notes(&notes);
         let heading = vec!["site".to_owned(), "norm of the change".to_owned()];
         let row = |site: &SiteReport| vec![site.name.clone(), format!("{:.4}", site.frobenius_norm)];

@@ -2,13 +2,19 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::Args;
 use sara_core::RankPlan;
-use sara_models::architecture::Architecture;
+use sara_models::architecture::Kind;
+use sara_models::data::Task;
+use sara_models::decoder::config::DecoderConfig;
+use sara_models::encoder::config::EncoderConfig;
 use sara_models::run::dir::RunDir;
-use sara_models::run::{Device, Ended, Mode, Prepared, Run, Summary};
+use sara_models::run::{Device, Ended, Learnable, Mode, Prepared, Run, Summary, Trains};
+use serde::Serialize;
+use serde_json::Value;
 
-use crate::adapter::Beside;
+use crate::adapter::{Beside, kind};
 use crate::console::{Console, count, table};
 use crate::device::{Compute, Job, dispatch};
 use crate::progress::Shown;
@@ -49,12 +55,28 @@ impl Train {
         if !self.resume {
             RunDir::check_free(&run.output)?;
         }
-        let prepared = Prepared::beside(run, self.beside.base())?;
-        let (model, family) = (prepared.run.model.display(), prepared.checkpoint.config.family.name());
+        let (task, model) = (run.task, kind(&run.model)?);
+        match (task, model) {
+            (Task::CausalLm, Kind::Decoder) => self.run_as::<DecoderConfig>(run, device, console),
+            (Task::CausalLm, Kind::Encoder) => {
+                bail!(
+                    "task = \"causal-lm\" is for models that write, and this one is an encoder; set another task"
+                )
+            }
+            (_, Kind::Encoder) => self.run_as::<EncoderConfig>(run, device, console),
+            (_, Kind::Decoder) => bail!(
+                "the model writes, and the task is to answer about texts; set task = \"causal-lm\", or give an encoder"
+            ),
+        }
+    }
+
+    fn run_as<F: Trains>(&self, run: Run, device: Device, console: Console) -> anyhow::Result<()> {
+        let prepared = Prepared::<F>::beside(run, self.beside.base())?;
+        let (model, family) = (prepared.run.model.display(), prepared.checkpoint.config.name());
         console.say(format!("model       {model} ({family})"));
         console.notes(&prepared.notes);
-        console.say(&prepared.train.report);
-        console.say(&prepared.valid.report);
+        console.say(prepared.train.report());
+        console.say(prepared.valid.report());
         if self.resume
             && !self.extend
             && !self.dry_run
@@ -65,36 +87,58 @@ impl Train {
         }
         let mode = Mode { resume: self.resume, extend: self.extend, stop_after: self.stop_after };
         let job = TrainJob { prepared: &prepared, mode, dry_run: self.dry_run, console };
-        if let Some(summary) = dispatch(device, console, job)? {
-            console.result(&summary)?;
+        match dispatch(device, console, job)? {
+            Outcome::Finished(summary) => console.result(&summary),
+            Outcome::Stopped => Ok(()),
+            Outcome::Planned { trainable } => {
+                match prepared.train.plan(&prepared.run, &prepared.checkpoint.config) {
+                    Some(plan) => console.result(&DryRun { plan, trainable }),
+                    None => Ok(()),
+                }
+            }
         }
-        Ok(())
     }
 }
 
-struct TrainJob<'a> {
-    prepared: &'a Prepared,
+/// How it went.
+pub(crate) enum Outcome {
+    Finished(Box<Summary>),
+    Stopped,
+    Planned { trainable: usize },
+}
+
+/// What would be trained, for a script.
+#[derive(Serialize)]
+struct DryRun {
+    #[serde(flatten)]
+    plan: Value,
+    trainable: usize,
+}
+
+struct TrainJob<'a, F: Trains> {
+    prepared: &'a Prepared<F>,
     mode: Mode,
     dry_run: bool,
     console: Console,
 }
 
-impl Job for TrainJob<'_> {
-    type Output = Option<Summary>;
+impl<F: Trains> Job for TrainJob<'_, F> {
+    type Output = Outcome;
 
-    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Option<Summary>> {
+    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Outcome> {
         let Self { prepared, mode, dry_run, console } = self;
         let start = prepared.start::<B>(device)?;
         console.say(show_plan(&start.plan));
         let config = &prepared.checkpoint.config;
-        console.say(format!(
-            "trainable   {} in the adapter ({}), {} in the head",
-            count(prepared.method.count(config.shape(), &start.plan)),
-            prepared.method.name(),
-            count(config.head_count(prepared.answer.n_labels()))
-        ));
+        let trainable = prepared.method.count(config.shape(), &start.plan);
+        let head = match config.head_count(prepared.answer.n_labels()) {
+            0 => String::new(),
+            head => format!(", {} in the head", count(head)),
+        };
+        let method = prepared.method.name();
+        console.say(format!("trainable   {} in the adapter ({method}){head}", count(trainable)));
         if dry_run {
-            return Ok(None);
+            return Ok(Outcome::Planned { trainable });
         }
         let mut shown = Shown::new(console);
         let ended = prepared.execute::<B>(start, mode, &mut shown, device)?;
@@ -102,7 +146,7 @@ impl Job for TrainJob<'_> {
         match ended {
             Ended::Stopped(step) => {
                 console.say(format!("stopped     after step {step}; go on with --resume"));
-                Ok(None)
+                Ok(Outcome::Stopped)
             }
             Ended::Finished(summary) => {
                 console.say(format!(
@@ -110,7 +154,7 @@ impl Job for TrainJob<'_> {
                     summary.output.display(),
                     summary.step_ms
                 ));
-                Ok(Some(summary))
+                Ok(Outcome::Finished(Box::new(summary)))
             }
         }
     }

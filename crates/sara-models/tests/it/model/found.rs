@@ -6,9 +6,10 @@ use burn_flex::{Flex, FlexDevice};
 use safetensors::Dtype;
 use sara_core::Seed;
 use sara_models::encoder::EncoderCheckpoint;
+use sara_models::train::TaskHead;
 use serde_json::{Value, json};
 
-use super::{assert_close, changed, fixture, floats, golden_inputs, outputs, stored};
+use super::{answer, assert_close, changed, fixture, floats, golden_inputs, outputs, stored};
 
 /// The logits on the batch of the fixture `base` are its own; returns the notes of loading.
 #[track_caller]
@@ -136,7 +137,8 @@ fn names_of_wrappers_are_taken_off() {
             // Merged and written again it has the names of the library.
             let checkpoint = EncoderCheckpoint::open(dir.path()).unwrap();
             let loaded = checkpoint.load::<Flex>(3, Seed(0), &FlexDevice).unwrap();
-            let head = loaded.head.saved(checkpoint.config.labels.as_ref().unwrap(), None).unwrap();
+            let head =
+                loaded.head.saved(&answer(checkpoint.config.labels.as_ref().unwrap())).unwrap().unwrap();
             let out = dir.path().join("out");
             checkpoint.save_merged(&out, &loaded.model, Some(&head)).unwrap();
             let written = stored(&out.join("model.safetensors"));

@@ -5,8 +5,10 @@ use burn_autodiff::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 use sara_core::parameters::{Tensors, count_trained};
 use sara_core::{Noise, Pass, Seed};
+use sara_models::architecture::Architecture;
 use sara_models::encoder::EncoderCheckpoint;
 use sara_models::encoder::config::Dropouts;
+use sara_models::train::TaskHead;
 
 use super::{FIXTURES, assert_close, changed, fixture, floats, golden_inputs, no_adapter, outputs, stored};
 

@@ -8,9 +8,10 @@ use safetensors::Dtype;
 use sara_core::{Backbone, MethodConfig, Pass, RankPlan, Seed};
 use sara_models::encoder::EncoderCheckpoint;
 use sara_models::encoder::config::EncoderConfig;
+use sara_models::train::TaskHead;
 use serde_json::Value;
 
-use super::{FIXTURES, Stored, assert_close, changed, fixture, golden_inputs, outputs, stored};
+use super::{FIXTURES, Stored, answer, assert_close, changed, fixture, golden_inputs, outputs, stored};
 
 /// All tensors of a directory, whatever number of files they lie in.
 fn all(dir: &Path) -> Stored {
@@ -55,7 +56,7 @@ fn a_head_goes_along_and_loads_again() {
         let parent = tempfile::tempdir().unwrap();
         let out = parent.path().join("merged");
         checkpoint
-            .save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels, None).unwrap()))
+            .save_merged(&out, &loaded.model, loaded.head.saved(&answer(&labels)).unwrap().as_ref())
             .unwrap();
 
         let again = EncoderCheckpoint::open(&out).unwrap();
@@ -95,7 +96,9 @@ fn the_configuration_names_the_new_labels_and_keeps_the_rest() {
     let loaded = checkpoint.load_with_new_head::<Flex>(1, Seed(0), &device).unwrap();
     let out = base.path().join("merged");
     let labels = ["score".to_owned()];
-    checkpoint.save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels, None).unwrap())).unwrap();
+    checkpoint
+        .save_merged(&out, &loaded.model, loaded.head.saved(&answer(&labels)).unwrap().as_ref())
+        .unwrap();
     let written = json(&out.join("config.json"));
     assert_eq!(written["id2label"], serde_json::json!({"0": "score"}));
     assert_eq!(written["label2id"], serde_json::json!({"score": 0}));
@@ -106,9 +109,9 @@ fn the_configuration_names_the_new_labels_and_keeps_the_rest() {
 
     let two = ["a".to_owned(), "b".to_owned()];
     let fails = |out: &Path, labels: &[String]| {
-        let saved = loaded.head.saved(labels, None);
+        let saved = loaded.head.saved(&answer(labels));
         saved
-            .and_then(|head| checkpoint.save_merged(out, &loaded.model, Some(&head)))
+            .and_then(|head| checkpoint.save_merged(out, &loaded.model, head.as_ref()))
             .unwrap_err()
             .to_string()
     };
@@ -173,7 +176,9 @@ fn a_merged_checkpoint_keeps_the_dtype_of_its_base() {
     let parent = tempfile::tempdir().unwrap();
     let out = parent.path().join("merged");
     let labels = ["a".to_owned(), "b".to_owned()];
-    checkpoint.save_merged(&out, &loaded.model, Some(&loaded.head.saved(&labels, None).unwrap())).unwrap();
+    checkpoint
+        .save_merged(&out, &loaded.model, loaded.head.saved(&answer(&labels)).unwrap().as_ref())
+        .unwrap();
     assert!(all(&out).values().all(|(dtype, ..)| *dtype == Dtype::BF16));
 }
 
