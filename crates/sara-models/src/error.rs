@@ -249,6 +249,32 @@ pub enum Error {
         max_tokens: usize,
     },
 
+    /// A conversation does not end with what is learned.
+    #[error(
+        "the conversation does not end with a turn of the assistant, of which something is learned; add one"
+    )]
+    NoAnswer,
+
+    /// There is no chat template.
+    #[error(
+        "{}: has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json), without which messages \
+         are no text; write text, or prompt and completion, or add one",
+        path.display()
+    )]
+    NoTemplate {
+        /// The checkpoint's directory.
+        path: PathBuf,
+    },
+
+    /// A chat template is none, or refuses a conversation.
+    #[error("{}: the chat template {problem}", path.display())]
+    Template {
+        /// The file that it stands in.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+
     /// Texts cannot be ended.
     #[error("{}: names no eos_token, by which a text ends; add it to tokenizer_config.json", path.display())]
     NoEndOfText {

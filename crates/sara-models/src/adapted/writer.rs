@@ -9,12 +9,11 @@ use sara_svd::SvdOps;
 use super::{Adapted, Answer, Base, Opens, read_adapter};
 use crate::architecture::Architecture;
 use crate::causal_lm::evaluate::observe;
-use crate::causal_lm::{Dataset, Examples, TrainOn};
+use crate::causal_lm::{ChatTokenizer, Dataset, Examples, TrainOn};
 use crate::data::{Columns, Rows, Task};
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::{DecoderCheckpoint, LoadedDecoder, check_tokens};
 use crate::error::{Error, Result};
-use crate::tokenizer::Tokenizer;
 use crate::train::metrics::Metrics;
 use crate::train::{NoHead, Trained};
 
@@ -59,7 +58,7 @@ impl Opens for DecoderConfig {
             });
         }
         let config = &adapted.checkpoint.config;
-        let tokenizer = Tokenizer::load(&adapted.checkpoint.dir)?;
+        let tokenizer = ChatTokenizer::load(&adapted.checkpoint.dir)?;
         let max_tokens = config.max_tokens(max_tokens)?;
         let data = Dataset::prepare(&Examples::of_rows(rows)?, &tokenizer, max_tokens, TrainOn::Completion)?;
         check_tokens(config, &data, &tokenizer)?;

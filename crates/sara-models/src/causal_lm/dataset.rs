@@ -5,11 +5,14 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use super::ChatTokenizer;
 use super::example::{Example, Examples};
+use super::template::Ending;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::tokenizer::{Frame, Tokenizer};
+use crate::tokenizer::Frame;
 
 /// What a file's examples become.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,10 +83,10 @@ impl Dataset {
     ///
     /// # Errors
     /// [`Error::Data`] for an example that nothing can be learned from; [`Error::NothingTrained`] if every one would be
-    /// left out; the errors of [`Tokenizer::tokens`].
+    /// left out; the errors of [`Tokenizer::tokens`](crate::tokenizer::Tokenizer::tokens).
     pub fn prepare(
         examples: &Examples,
-        tokenizer: &Tokenizer,
+        tokenizer: &ChatTokenizer,
         max_tokens: usize,
         train_on: TrainOn,
     ) -> Result<Self> {
@@ -148,7 +151,7 @@ fn whole(
     examples: &Examples,
     line: usize,
     example: &Example,
-    tokenizer: &Tokenizer,
+    tokenizer: &ChatTokenizer,
     train_on: TrainOn,
 ) -> Result<Whole> {
     let eos = tokenizer.special("eos_token").and_then(|token| tokenizer.id(token));
@@ -163,13 +166,7 @@ fn whole(
         Example::Text(text) => (ended(tokenizer.tokens(text, Frame::Own)?.ids), 1, false),
         Example::Prompt { prompt, completion } => {
             let ids = ended(tokenizer.tokens(&format!("{prompt}{completion}"), Frame::Own)?.ids);
-            let mut given = tokenizer.tokens(prompt, Frame::Own)?.ids;
-            // What the tokenizer puts behind every text, it puts behind the whole too.
-            if given.last() == Some(&eos)
-                && !prompt.ends_with(tokenizer.special("eos_token").unwrap_or_default())
-            {
-                given.pop();
-            }
+            let given = given(prompt, tokenizer)?;
             if completion.is_empty() {
                 let problem =
                     "has an empty completion, of which nothing can be learned; write one or remove the line";
@@ -178,13 +175,86 @@ fn whole(
             let same = ids.iter().zip(&given).take_while(|(a, b)| a == b).count();
             (ids, same.max(1), same < given.len())
         }
-        Example::Chat { .. } => {
-            return Err(examples.problem(line, "is a conversation, which is not supported yet".to_owned()));
+        Example::Chat { messages, variables } => {
+            let said = chat(messages, variables, tokenizer, train_on);
+            let item = said.map_err(|error| examples.problem(line, error.to_string()))?;
+            return Ok(Whole { item, boundary_moved: false });
         }
     };
     let from = if train_on == TrainOn::All { 1 } else { from };
     let trained = (0..ids.len()).map(|place| place >= from).collect();
     Ok(Whole { item: Item { ids, trained }, boundary_moved })
+}
+
+/// What a text is to go on from, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The tokens that are given.
+    pub prompt: Vec<u32>,
+    /// The text that is to follow.
+    pub expected: String,
+}
+
+impl Question {
+    /// The questions in these examples: prompts, and conversations up to their last turn. A plain text asks nothing.
+    ///
+    /// # Errors
+    /// As [`Dataset::prepare`].
+    pub fn all(examples: &Examples, tokenizer: &ChatTokenizer) -> Result<Vec<Self>> {
+        let mut questions = Vec::new();
+        for (line, example) in &examples.list {
+            let question = match example {
+                None | Some(Example::Text(_)) => continue,
+                Some(Example::Prompt { prompt, completion }) => {
+                    Self { prompt: given(prompt, tokenizer)?, expected: completion.clone() }
+                }
+                Some(Example::Chat { messages, variables }) => {
+                    let Some((last, before)) = messages.split_last() else { continue };
+                    let text = tokenizer
+                        .template()
+                        .and_then(|template| template.text(before, variables, Ending::Prompt))
+                        .map_err(|error| examples.problem(*line, error.to_string()))?;
+                    let expected = last["content"].as_str().unwrap_or_default().to_owned();
+                    Self { prompt: tokenizer.tokens(&text, Frame::Bare)?.ids, expected }
+                }
+            };
+            questions.push(question);
+        }
+        Ok(questions)
+    }
+}
+
+/// The tokens of a prompt, without what the tokenizer puts behind every text.
+fn given(prompt: &str, tokenizer: &ChatTokenizer) -> Result<Vec<u32>> {
+    let mut ids = tokenizer.tokens(prompt, Frame::Own)?.ids;
+    let eos = tokenizer.special("eos_token").unwrap_or_default();
+    if ids.last().is_some_and(|&last| Some(last) == tokenizer.id(eos)) && !prompt.ends_with(eos) {
+        ids.pop();
+    }
+    Ok(ids)
+}
+
+/// A conversation, of which the assistant's turns are learned.
+fn chat(
+    messages: &[Value],
+    variables: &Map<String, Value>,
+    tokenizer: &ChatTokenizer,
+    train_on: TrainOn,
+) -> Result<Item> {
+    if messages.last().is_none_or(|last| last["role"] != "assistant") {
+        return Err(Error::NoAnswer);
+    }
+    let rendered = tokenizer.template()?.conversation(messages, variables)?;
+    let tokens = tokenizer.tokens(&rendered.text, Frame::Bare)?;
+    let mut trained = match train_on {
+        TrainOn::Completion => rendered.trained(&tokens),
+        TrainOn::All => vec![true; tokens.ids.len()],
+    };
+    // Nothing stands before the first token, from which it could be told.
+    if let Some(first) = trained.first_mut() {
+        *first = false;
+    }
+    Ok(Item { ids: tokens.ids, trained })
 }
 
 impl fmt::Display for Report {

@@ -9,11 +9,13 @@ use sara_ops::LayerOps;
 use sara_ops::linear::linear_of_rows;
 use sara_ops::token_loss::block_size;
 
+use super::generate::{Limits, answers};
 use super::loss::hidden_before;
-use super::{Batch, Dataset};
+use super::{Batch, Dataset, Question};
 use crate::data::{Order, batches};
 use crate::decoder::Decoder;
 use crate::error::Result;
+use crate::tokenizer::Tokenizer;
 use crate::train::metrics::Metrics;
 
 /// What a model says about the trained tokens of one text.
@@ -106,6 +108,29 @@ pub fn metrics(scores: &[Score]) -> Metrics {
     metrics
         .insert("token_accuracy", Some(scores.iter().map(|score| score.hits).sum::<usize>() as f64 / tokens));
     metrics
+}
+
+/// The share of questions that the likeliest answer gives word for word, spaces around it apart; `None` without questions.
+///
+/// # Errors
+/// As [`answers`].
+pub fn exact_match<B: LayerOps, A: Adapter<B>>(
+    model: &Decoder<B>,
+    adapter: &A,
+    questions: &[Question],
+    tokenizer: &Tokenizer,
+    limits: &Limits,
+    batch_size: NonZeroUsize,
+) -> Result<Option<f64>> {
+    let lengths: Vec<usize> = questions.iter().map(|question| question.prompt.len()).collect();
+    let mut hits = 0;
+    for batch in batches(&lengths, batch_size, Order::Sorted) {
+        let prompts: Vec<&[u32]> = batch.iter().map(|&place| questions[place].prompt.as_slice()).collect();
+        for (&place, tokens) in batch.iter().zip(answers(model, adapter, &prompts, limits)?) {
+            hits += usize::from(tokenizer.decode(&tokens)?.trim() == questions[place].expected.trim());
+        }
+    }
+    Ok((!questions.is_empty()).then(|| hits as f64 / questions.len() as f64))
 }
 
 /// Of each target its log-probability, and whether it is the likeliest; in blocks, so that logits are never whole.

@@ -9,6 +9,7 @@ use sara_core::{Adapter, Pass};
 use sara_ops::LayerOps;
 
 use crate::architecture::Architecture;
+use crate::classify::metrics::largest;
 use crate::decoder::{Cache, Decoder, Inputs, Place};
 use crate::error::{Error, Result};
 
@@ -95,15 +96,6 @@ impl Sampling {
                 *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
             }
         }
-        let likeliest = |logits: &[f32]| {
-            let mut best = (0, f32::NEG_INFINITY);
-            for (token, &logit) in logits.iter().enumerate() {
-                if logit > best.1 {
-                    best = (token, logit);
-                }
-            }
-            best.0 as u32
-        };
         if self.is_greedy() {
             return likeliest(&logits);
         }
@@ -147,7 +139,6 @@ pub fn generate<B: LayerOps, A: Adapter<B>>(
 ) -> Result<Generated> {
     let config = model.config();
     check(prompt, limits, config.usable_length())?;
-    let device = model.device();
     let mut rng = ChaCha12Rng::seed_from_u64(sampling.seed);
     let mut cache = Cache::new(config);
     let mut all = prompt.to_vec();
@@ -158,11 +149,7 @@ pub fn generate<B: LayerOps, A: Adapter<B>>(
         let past = cache.seen();
         let place = |at: usize| Some(Place { start: 0, position: past + at, length: all.len() });
         let places: Vec<_> = (0..next.len()).map(place).collect();
-        let ids = next.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
-        let inputs = Inputs::new(config, ids, &places, [1, next.len()], past, &device)?;
-        let hidden = model.forward(&inputs, adapter, &Pass::evaluation(), Some(&mut cache));
-        let logits = model.logits(hidden.narrow(1, next.len() - 1, 1));
-        let logits: Vec<f32> = logits.into_data().convert::<f32>().iter().collect();
+        let logits = logits(model, adapter, &next, &places, 1, &mut cache)?;
         let token = sampling.choose(logits, &all, &mut rng);
         if tokens.is_empty() && prefill_ms == 0.0 {
             prefill_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -181,6 +168,78 @@ pub fn generate<B: LayerOps, A: Adapter<B>>(
     }
     let decode_ms = started.elapsed().as_secs_f64() * 1e3 - prefill_ms;
     Ok(Generated { tokens, stop, prefill_ms, decode_ms })
+}
+
+/// The likeliest text behind each prompt, without the token that ended it; all at once, each for itself.
+///
+/// # Errors
+/// As [`generate`].
+pub fn answers<B: LayerOps, A: Adapter<B>>(
+    model: &Decoder<B>,
+    adapter: &A,
+    prompts: &[&[u32]],
+    limits: &Limits,
+) -> Result<Vec<Vec<u32>>> {
+    let config = model.config();
+    for prompt in prompts {
+        check(prompt, limits, config.usable_length())?;
+    }
+    let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+    // Padding stands before a text, so that all go on at one place.
+    let starts: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.len()).collect();
+    let mut next: Vec<u32> = Vec::with_capacity(prompts.len() * longest);
+    for (prompt, &start) in prompts.iter().zip(&starts) {
+        next.extend(std::iter::repeat_n(prompt[0], start));
+        next.extend(*prompt);
+    }
+    let mut cache = Cache::new(config);
+    let (mut written, mut ended) = (vec![Vec::new(); prompts.len()], vec![false; prompts.len()]);
+    for _ in 0..limits.max_new_tokens {
+        let (past, columns) = (cache.seen(), next.len() / prompts.len().max(1));
+        let place = |row: usize, at: usize| {
+            let length = past + columns - starts[row];
+            let position = (past + at).checked_sub(starts[row])?;
+            Some(Place { start: starts[row], position, length })
+        };
+        let places: Vec<_> = (0..prompts.len())
+            .flat_map(|row| (0..columns).map(move |at| (row, at)))
+            .map(|(row, at)| place(row, at))
+            .collect();
+        let logits = logits(model, adapter, &next, &places, prompts.len(), &mut cache)?;
+        next = logits.chunks_exact(config.vocab_size).map(likeliest).collect();
+        for (row, &token) in next.iter().enumerate() {
+            ended[row] |= limits.eos.contains(&token);
+            if !ended[row] {
+                written[row].push(token);
+            }
+        }
+        if ended.iter().all(|&ended| ended) {
+            break;
+        }
+    }
+    Ok(written)
+}
+
+/// The logits behind the last token of each row, `[rows, vocab_size]`; the cache takes the tokens in.
+fn logits<B: LayerOps, A: Adapter<B>>(
+    model: &Decoder<B>,
+    adapter: &A,
+    tokens: &[u32],
+    places: &[Option<Place>],
+    rows: usize,
+    cache: &mut Cache<B>,
+) -> Result<Vec<f32>> {
+    let columns = tokens.len() / rows;
+    let ids = tokens.iter().map(|&id| i32::try_from(id).unwrap_or(i32::MAX)).collect();
+    let inputs = Inputs::new(model.config(), ids, places, [rows, columns], cache.seen(), &model.device())?;
+    let hidden = model.forward(&inputs, adapter, &Pass::evaluation(), Some(cache));
+    let logits = model.logits(hidden.narrow(1, columns - 1, 1));
+    Ok(logits.into_data().convert::<f32>().iter().collect())
+}
+
+/// The first of the likeliest tokens.
+fn likeliest(logits: &[f32]) -> u32 {
+    largest(logits) as u32
 }
 
 /// Whether the text has room.

@@ -12,7 +12,7 @@ use sara_ops::LayerOps;
 use sara_svd::SvdOps;
 use serde_json::{Value, json};
 
-use super::{CausalLm, Dataset, Examples, Item, Packing, Report, causal_lm};
+use super::{CausalLm, ChatTokenizer, Dataset, Examples, Item, Packing, Report, causal_lm};
 use crate::adapted::Answer;
 use crate::architecture::Architecture;
 use crate::data::{Rows, Task, VALID_SHARE};
@@ -20,7 +20,6 @@ use crate::decoder::config::DecoderConfig;
 use crate::decoder::{Decoder, DecoderCheckpoint, LoadedDecoder, check_tokens};
 use crate::error::{Error, Result};
 use crate::run::{BackboneDropout, Data, Fitted, Learnable, Learned, Learner, Prepared, Ready, Run, Trains};
-use crate::tokenizer::Tokenizer;
 use crate::train::{Journal, NoHead, Options, Snapshot};
 
 impl Learnable for Dataset {
@@ -81,8 +80,9 @@ fn packing(data: &Data) -> Packing {
 impl Trains for DecoderConfig {
     type Data = Dataset;
 
-    fn learn(run: &Run, checkpoint: &DecoderCheckpoint, tokenizer: &Tokenizer) -> Result<Learned<Dataset>> {
+    fn learn(run: &Run, checkpoint: &DecoderCheckpoint) -> Result<Learned<Dataset>> {
         let Run { data, .. } = run;
+        let tokenizer = &ChatTokenizer::load(&checkpoint.dir)?;
         let mut notes = Vec::new();
         if let BackboneDropout::Rate(rate) = run.backbone_dropout
             && rate > 0.0
@@ -114,7 +114,8 @@ impl Trains for DecoderConfig {
             Ok::<_, Error>(data)
         };
         let answer = Answer { task: Task::CausalLm, classes: Vec::new() };
-        Ok(Learned { answer, train: prepare(&train)?, valid: prepare(&valid)?, notes })
+        let (train, valid) = (prepare(&train)?, prepare(&valid)?);
+        Ok(Learned { answer, train, valid, tokenizer: tokenizer.fingerprint()?, notes })
     }
 
     fn open<B: LayerOps>(

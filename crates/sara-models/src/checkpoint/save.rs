@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 const SHARD_BYTES: usize = 5_000_000_000;
 
 /// What is copied as it is, where the base has it.
-const TOKENIZER_FILES: [&str; 7] = [
+const TOKENIZER_FILES: [&str; 10] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -32,6 +32,9 @@ const TOKENIZER_FILES: [&str; 7] = [
     "vocab.json",
     "vocab.txt",
     "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "generation_config.json",
 ];
 
 /// A task head as a checkpoint has it.

@@ -43,11 +43,11 @@ impl Learnable for Dataset {
 impl Trains for EncoderConfig {
     type Data = Dataset;
 
-    fn learn(run: &Run, checkpoint: &EncoderCheckpoint, tokenizer: &Tokenizer) -> Result<Learned<Dataset>> {
-        let config = &checkpoint.config;
-        let learned = prepare(&run.data, run.task, config.labels.as_deref(), Seed(run.seed), tokenizer)?;
+    fn learn(run: &Run, checkpoint: &EncoderCheckpoint) -> Result<Learned<Dataset>> {
+        let (config, tokenizer) = (&checkpoint.config, Tokenizer::load(&checkpoint.dir)?);
+        let learned = prepare(&run.data, run.task, config.labels.as_deref(), Seed(run.seed), &tokenizer)?;
         for data in [&learned.train, &learned.valid] {
-            check_tokens(config, data, tokenizer)?;
+            check_tokens(config, data, &tokenizer)?;
         }
         Ok(learned)
     }
@@ -128,7 +128,8 @@ pub fn prepare(
     let max_tokens = data.max_tokens.unwrap_or(usize::MAX);
     let train = Dataset::prepare(&train, tokenizer, max_tokens, targets)?;
     let valid = Dataset::prepare(&valid, tokenizer, max_tokens, targets)?;
-    Ok(Learned { answer: Answer { task, classes: classes.names().to_vec() }, train, valid, notes })
+    let answer = Answer { task, classes: classes.names().to_vec() };
+    Ok(Learned { answer, train, valid, tokenizer: tokenizer.fingerprint()?, notes })
 }
 
 /// Names of several numbers, as the checkpoint, the columns or their places have them; none for a single one.

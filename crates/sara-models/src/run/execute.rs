@@ -24,7 +24,6 @@ use crate::architecture::Family;
 use crate::checkpoint::Checkpoint;
 use crate::encoder::config::EncoderConfig;
 use crate::error::{Error, Result};
-use crate::tokenizer::Tokenizer;
 use crate::train::metrics::Metrics;
 use crate::train::{
     Best, EvaluationRecord, Journal, Options, Outcome, Snapshot, StepRecord, TaskHead, Trained,
@@ -156,14 +155,13 @@ impl<F: Trains> Prepared<F> {
             run.optimizer.learning_rate = Some(rate);
         }
         run.targets.get_or_insert_with(|| checkpoint.config.default_targets());
-        let tokenizer = Tokenizer::load(&checkpoint.dir)?;
         run.data.max_tokens = Some(checkpoint.config.max_tokens(run.data.max_tokens)?);
-        let Learned { answer, train, valid, notes: of_data } = F::learn(&run, &checkpoint, &tokenizer)?;
+        let Learned { answer, train, valid, tokenizer, notes: of_data } = F::learn(&run, &checkpoint)?;
         notes.extend(of_data);
         method.check_steps(run.optimizer.total_steps(train.rows(&run.data)))?;
         let inputs = Inputs {
             base: checkpoint.fingerprint(),
-            tokenizer: tokenizer.fingerprint()?,
+            tokenizer,
             classes: Inputs::of_classes(&answer.classes),
             train: train.fingerprint(),
             valid: valid.fingerprint(),

@@ -14,7 +14,6 @@ use crate::adapted::Answer;
 use crate::architecture::{Architecture, Family};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::tokenizer::Tokenizer;
 use crate::train::{Journal, Options, Outcome, Snapshot};
 
 /// Examples that a run learns from.
@@ -47,6 +46,8 @@ pub struct Learned<D> {
     pub train: D,
     /// The examples to choose the best model by.
     pub valid: D,
+    /// A hash of how a text becomes tokens.
+    pub tokenizer: String,
     /// What was decided.
     pub notes: Vec<String>,
 }
@@ -66,7 +67,7 @@ pub trait Trains: Family {
     ///
     /// # Errors
     /// What reading said, or where the data and the model do not fit.
-    fn learn(run: &Run, checkpoint: &Checkpoint<Self>, tokenizer: &Tokenizer) -> Result<Learned<Self::Data>>;
+    fn learn(run: &Run, checkpoint: &Checkpoint<Self>) -> Result<Learned<Self::Data>>;
 
     /// The frozen model, and the head to start from: that of `start`, where it has one. What is decided on the way goes to
     /// `say`, with a word for what it is about.

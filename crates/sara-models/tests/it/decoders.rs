@@ -3,7 +3,7 @@
 use burn_flex::{Flex, FlexDevice};
 use sara_core::{AnyAdapter, MethodConfig, Pass, RankPlan, Seed};
 use sara_models::architecture::Architecture;
-use sara_models::causal_lm::generate::{Limits, Next, Sampling, Stop, generate};
+use sara_models::causal_lm::generate::{Limits, Next, Sampling, Stop, answers, generate};
 use sara_models::decoder::{Cache, DecoderCheckpoint, Inputs, LoadedDecoder, Place};
 
 use super::model::{assert_close, fixture, floats, ints, stored};
@@ -90,6 +90,27 @@ fn greedy_tokens_are_those_of_transformers() {
                 all.push(likeliest);
             }
         }
+    }
+}
+
+/// Prompts of other lengths beside one another, padded on the left: each goes on as it does alone.
+#[test]
+fn texts_go_on_together_as_they_do_alone() {
+    for name in FIXTURES {
+        let (_, LoadedDecoder { model, .. }, none) = open(name);
+        let golden = stored(&fixture(name).join("golden.safetensors"));
+        let all = |key: &str| -> Vec<Vec<u32>> {
+            (0..3)
+                .map(|i| ints(&golden[&format!("{key}.{i}")]).into_iter().map(|id| id as u32).collect())
+                .collect()
+        };
+        let prompts = all("prompt");
+        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let limits = Limits { max_new_tokens: 64, ..Limits::default() };
+        let written = answers(&model, &none, &prompts, &limits).unwrap();
+        assert_eq!(written, all("greedy"), "{name}");
+        // transformers turns every row by the length of the longest.
+        assert_eq!(written == all("greedy_batched"), name != "llama-dynamic", "{name}");
     }
 }
 

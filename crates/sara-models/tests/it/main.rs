@@ -6,6 +6,8 @@
 #[cfg(feature = "flex")]
 mod bits;
 #[cfg(feature = "flex")]
+mod chats;
+#[cfg(feature = "flex")]
 mod cli;
 #[cfg(feature = "flex")]
 mod command;
@@ -40,3 +42,5 @@ mod training;
 mod wgpu;
 #[cfg(feature = "flex")]
 mod writers;
+#[cfg(feature = "flex")]
+mod writing;

@@ -13,7 +13,7 @@ use sara_models::causal_lm::{Batch, CausalLm, CausalLoss, Dataset, Item, Packing
 use sara_models::decoder::config::DecoderConfig;
 use sara_models::run::OptimizerConfig;
 use sara_models::train::optimizer::Optimizer;
-use sara_models::train::{NoHead, Options, StepOptions, Trained, step};
+use sara_models::train::{Journal, NoHead, Options, Snapshot, StepOptions, StepRecord, Trained, step};
 
 use super::model::{fixture, floats, ints, stored};
 use super::training::{ADAMW, assert_gradients, assert_near, assert_updates, gradients, in_peft};
@@ -161,6 +161,19 @@ fn evaluation_and_training_agree() {
     assert_eq!(metrics.value("token_accuracy"), Some(hits as f64 / tokens as f64));
 }
 
+/// Snapshots, and the loss of each step.
+struct Kept(Vec<Snapshot>, Vec<f64>);
+impl<T> Journal<T> for Kept {
+    fn snapshot(&mut self, snapshot: &Snapshot) -> sara_models::Result<()> {
+        self.0.push(snapshot.clone());
+        Ok(())
+    }
+    fn step(&mut self, record: &StepRecord, _: usize) -> sara_models::Result<()> {
+        self.1.push(record.loss);
+        Ok(())
+    }
+}
+
 #[test]
 fn the_loop_learns_and_a_resumed_one_is_the_same() {
     let (writer, trained) = opened();
@@ -179,17 +192,6 @@ fn the_loop_learns_and_a_resumed_one_is_the_same() {
         packing: Packing::UpTo(24),
         options: options(stop_after),
     };
-    struct Kept(Vec<sara_models::train::Snapshot>, Vec<f64>);
-    impl<T> sara_models::train::Journal<T> for Kept {
-        fn snapshot(&mut self, snapshot: &sara_models::train::Snapshot) -> sara_models::Result<()> {
-            self.0.push(snapshot.clone());
-            Ok(())
-        }
-        fn step(&mut self, record: &sara_models::train::StepRecord, _: usize) -> sara_models::Result<()> {
-            self.1.push(record.loss);
-            Ok(())
-        }
-    }
     let mut whole = Kept(Vec::new(), Vec::new());
     let outcome = causal_lm(&task(None), trained.clone(), None, &mut whole).unwrap();
     // An epoch is two steps.

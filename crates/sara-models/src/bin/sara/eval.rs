@@ -2,11 +2,14 @@
 
 use std::marker::PhantomData;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::Args;
-use sara_models::adapted::Opens;
+use sara_models::adapted::{Adapted, Opens, Writer};
 use sara_models::architecture::Kind;
-use sara_models::data::Task;
+use sara_models::causal_lm::evaluate::exact_match;
+use sara_models::causal_lm::generate::Limits;
+use sara_models::causal_lm::{ChatTokenizer, Examples, GenerationConfig, Question};
+use sara_models::data::{Rows, Task};
 use sara_models::decoder::config::DecoderConfig;
 use sara_models::encoder::config::EncoderConfig;
 use sara_models::run::{Device, Learnable};
@@ -31,6 +34,12 @@ pub(crate) struct Eval {
     /// Tokens at which texts are cut; 128 or the model's usable length by default.
     #[arg(long)]
     max_tokens: Option<usize>,
+    /// Let the model answer each prompt, and count the answers that are right word for word; for models that write.
+    #[arg(long)]
+    generate: bool,
+    /// With --generate: new tokens at most.
+    #[arg(long, default_value_t = 64, requires = "generate")]
+    max_new_tokens: usize,
     /// Examples of a batch.
     #[arg(long, default_value = "32")]
     batch_size: std::num::NonZeroUsize,
@@ -50,9 +59,37 @@ struct Measured {
     notes: Vec<String>,
 }
 
+/// What only some families can do.
+trait Answers: Opens {
+    /// The share of right answers, `None` where nothing is asked.
+    fn exact_match<B: Compute>(
+        adapted: &Adapted<B, Self>,
+        asked: &Eval,
+        rows: &Rows,
+    ) -> anyhow::Result<Option<f64>>;
+}
+
+impl Answers for EncoderConfig {
+    fn exact_match<B: Compute>(_: &Adapted<B>, _: &Eval, _: &Rows) -> anyhow::Result<Option<f64>> {
+        bail!("--generate is for models that write, and this one is an encoder; leave it out")
+    }
+}
+
+impl Answers for DecoderConfig {
+    fn exact_match<B: Compute>(writer: &Writer<B>, asked: &Eval, rows: &Rows) -> anyhow::Result<Option<f64>> {
+        let dir = &writer.checkpoint.dir;
+        let tokenizer = ChatTokenizer::load(dir)?;
+        let questions = Question::all(&Examples::of_rows(rows)?, &tokenizer)?;
+        let eos = GenerationConfig::read(dir)?.eos;
+        let limits = Limits { max_new_tokens: asked.max_new_tokens, eos, context: None };
+        let (model, adapter) = (&writer.model, &writer.trained.adapter);
+        Ok(exact_match(model, adapter, &questions, &tokenizer, &limits, asked.batch_size)?)
+    }
+}
+
 struct EvalOf<'a, F>(&'a Eval, PhantomData<F>);
 
-impl<F: Opens> Job for EvalOf<'_, F> {
+impl<F: Answers> Job for EvalOf<'_, F> {
     type Output = Measured;
 
     fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Measured> {
@@ -66,8 +103,12 @@ impl<F: Opens> Job for EvalOf<'_, F> {
             asked.data.columns.label_separator.is_none() || adapted.answer.task == Task::MultiLabel,
             "--label-separator is for several labels, and the head gives one answer; leave it out"
         );
-        let data = adapted.examples(&asked.data.rows()?, &asked.data.columns, asked.max_tokens)?;
-        let metrics = adapted.evaluate(&data, asked.batch_size)?;
+        let rows = asked.data.rows()?;
+        let data = adapted.examples(&rows, &asked.data.columns, asked.max_tokens)?;
+        let mut metrics = adapted.evaluate(&data, asked.batch_size)?;
+        if asked.generate {
+            metrics.insert("exact_match", F::exact_match(&adapted, asked, &rows)?);
+        }
         let (report, examples) = (data.report().to_string(), data.examples());
         Ok(Measured { report, examples, metrics, notes: adapted.notes })
     }

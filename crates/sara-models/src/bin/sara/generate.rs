@@ -2,16 +2,19 @@
 
 use std::io::Write;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
-use anyhow::ensure;
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use sara_models::architecture::Kind;
-use sara_models::causal_lm::GenerationConfig;
 use sara_models::causal_lm::generate::{Limits, Next, Sampling, Stop, generate};
+use sara_models::causal_lm::template::Ending;
+use sara_models::causal_lm::{ChatTokenizer, GenerationConfig};
 use sara_models::decoder::config::DecoderConfig;
 use sara_models::run::Device;
-use sara_models::tokenizer::{Frame, Tokenizer};
+use sara_models::tokenizer::Frame;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::adapter::Opened;
 use crate::console::Console;
@@ -23,8 +26,12 @@ pub(crate) struct Generate {
     #[command(flatten)]
     opened: Opened,
     /// The text that is to go on.
-    #[arg(long)]
-    prompt: String,
+    #[arg(long, conflicts_with = "messages")]
+    prompt: Option<String>,
+    /// A file with a conversation that the model is to answer: a JSON array of turns, or an object with `messages` and
+    /// what else the chat template is given.
+    #[arg(long, value_name = "FILE")]
+    messages: Option<PathBuf>,
     /// New tokens at most.
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
@@ -75,9 +82,9 @@ impl Job for Writing<'_> {
         let writer = asked.opened.open::<B, DecoderConfig>(device)?;
         console.notes(&writer.notes);
         let dir = &writer.checkpoint.dir;
-        let tokenizer = Tokenizer::load(dir)?;
+        let tokenizer = ChatTokenizer::load(dir)?;
         let files = GenerationConfig::read(dir)?;
-        let prompt = tokenizer.tokens(&asked.prompt, Frame::Own)?.ids;
+        let prompt = asked.prompt(&tokenizer)?;
         let limits =
             Limits { max_new_tokens: asked.max_new_tokens, eos: files.eos.clone(), context: asked.context };
         let sampling = asked.sampling(&files.sampling);
@@ -114,7 +121,7 @@ impl Job for Writing<'_> {
 
 /// The text as it grows.
 struct Text<'a> {
-    tokenizer: &'a Tokenizer,
+    tokenizer: &'a ChatTokenizer,
     stops: &'a [String],
     /// Bytes that were printed.
     said: usize,
@@ -163,6 +170,28 @@ impl Text<'_> {
 }
 
 impl Generate {
+    /// The tokens of what the model is given.
+    fn prompt(&self, tokenizer: &ChatTokenizer) -> anyhow::Result<Vec<u32>> {
+        let Some(file) = &self.messages else {
+            let prompt =
+                self.prompt.as_deref().context("say what is to go on: --prompt TEXT or --messages FILE")?;
+            return Ok(tokenizer.tokens(prompt, Frame::Own)?.ids);
+        };
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let shape =
+            || format!("{}: write a JSON array of turns, or an object with `messages`", file.display());
+        let (messages, variables) = match serde_json::from_str(&text).with_context(shape)? {
+            Value::Array(messages) => (messages, Map::new()),
+            Value::Object(mut object) => match object.shift_remove("messages") {
+                Some(Value::Array(messages)) => (messages, object),
+                _ => bail!(shape()),
+            },
+            _ => bail!(shape()),
+        };
+        let text = tokenizer.template()?.text(&messages, &variables, Ending::Prompt)?;
+        Ok(tokenizer.tokens(&text, Frame::Bare)?.ids)
+    }
+
     fn sampling(&self, files: &Sampling) -> Sampling {
         Sampling {
             temperature: self.temperature.unwrap_or(files.temperature),
