@@ -116,6 +116,12 @@ impl<B: Backend> Pass<B> {
         Self { seen: Some(RefCell::default()), ..self }
     }
 
+    /// The same pass, which draws the same and records nothing: for what is computed again later.
+    #[must_use]
+    pub fn unrecorded(&self) -> Self {
+        Self { tokens: self.tokens.clone(), noise: self.noise, seen: None }
+    }
+
     /// Says which tokens count: true in `tokens [batch, seq]`; `None` if all do.
     pub fn set_tokens(&mut self, tokens: Option<Tensor<B, 2, Bool>>) {
         self.tokens = tokens;

@@ -17,5 +17,5 @@ pub use chat_tokenizer::ChatTokenizer;
 pub use dataset::{Dataset, Item, Question, Report, TrainOn};
 pub use example::{Example, Examples};
 pub use generation_config::GenerationConfig;
-pub use loss::CausalLoss;
+pub use loss::{CausalLoss, Kept};
 pub use training::{CausalLm, causal_lm};

@@ -124,11 +124,31 @@ impl<B: LayerOps> Decoder<B> {
         pass: &Pass<B>,
         mut cache: Option<&mut Cache<B>>,
     ) -> Tensor<B, 3> {
-        let mut hidden = embedding(self.embeddings.val(), inputs.ids.clone());
+        let mut hidden = self.embed(inputs);
         for (layer, block) in self.layers.iter().enumerate() {
             let adapter = LayerAdapter { adapter, pass, layer };
             hidden = block.forward(hidden, &self.config, inputs, &adapter, cache.as_deref_mut());
         }
+        self.norm(hidden)
+    }
+
+    /// What goes into the first block.
+    pub(crate) fn embed(&self, inputs: &Inputs<B>) -> Tensor<B, 3> {
+        embedding(self.embeddings.val(), inputs.ids.clone())
+    }
+
+    /// One block by itself, without a cache.
+    pub(crate) fn block<A: Adapter<B>>(
+        &self,
+        hidden: Tensor<B, 3>,
+        inputs: &Inputs<B>,
+        adapter: &LayerAdapter<'_, B, A>,
+    ) -> Tensor<B, 3> {
+        self.layers[adapter.layer].forward(hidden, &self.config, inputs, adapter, None)
+    }
+
+    /// What comes behind the last block.
+    pub(crate) fn norm(&self, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
         self.norm.forward(hidden)
     }
 

@@ -19,7 +19,7 @@ mod timetable;
 
 pub use journal::{Best, EvaluationRecord, Journal, Snapshot, StepRecord};
 pub use processes::{Processes, Totals};
-pub use step::{Objective, StepOptions, Stepped, step};
+pub use step::{Objective, StepOptions, Stepped, at_once, step};
 pub use timetable::{Clock, Timetable};
 
 use sara_core::parameters::{Tensors, mismatches};
@@ -57,7 +57,7 @@ pub trait TaskHead<B: Backend>: Module<B> {
     /// This head with the values of `tensors`, named and oriented as [`Self::tensors`] gives them.
     ///
     /// # Errors
-    /// [`Error::Mismatch`](crate::Error::Mismatch) that lists every tensor that is missing, unknown or of another shape;
+    /// [`Error::Mismatch`] that lists every tensor that is missing, unknown or of another shape;
     /// `what` names the source.
     fn with_tensors(self, tensors: &Tensors, what: &str) -> Result<Self>;
 
@@ -67,7 +67,7 @@ pub trait TaskHead<B: Backend>: Module<B> {
     /// What a checkpoint with this head says of it, if anything.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) where `answer` has not as many names as the head has logits.
+    /// [`Error::Config`] where `answer` has not as many names as the head has logits.
     fn saved(&self, answer: &Answer) -> Result<Option<SavedHead>>;
 }
 

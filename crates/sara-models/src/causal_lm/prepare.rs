@@ -12,7 +12,7 @@ use sara_ops::LayerOps;
 use sara_svd::SvdOps;
 use serde_json::{Value, json};
 
-use super::{CausalLm, ChatTokenizer, Dataset, Examples, Item, Packing, Report, causal_lm};
+use super::{CausalLm, ChatTokenizer, Dataset, Examples, Item, Kept, Packing, Report, causal_lm};
 use crate::adapted::Answer;
 use crate::architecture::Architecture;
 use crate::data::{Rows, Task, VALID_SHARE};
@@ -67,7 +67,12 @@ impl Dataset {
         let longest = rows.iter().map(|row| row.iter().map(|&item| lengths[item]).sum::<usize>()).max();
         let tokens = longest.unwrap_or(0) * run.optimizer.batch_size.min(rows.len());
         // The input of each linear layer, and what stands between them, once more.
-        let widths: usize = config.linears().iter().map(|linear| linear.d_in + linear.d_out).sum();
+        let mut widths: usize = config.linears().iter().map(|linear| linear.d_in + linear.d_out).sum();
+        if run.gradient_checkpointing {
+            // Of one block, and what goes into each.
+            let blocks = config.shape().n_layers.max(1);
+            widths = widths / blocks + blocks * config.linears().first().map_or(0, |linear| linear.d_in);
+        }
         ((config.parameter_count() + tokens * widths) * F32) as u64
     }
 }
@@ -141,7 +146,9 @@ impl Trains for DecoderConfig {
     ) -> Result<Fitted<Self, B>> {
         let Prepared { run, train, valid, .. } = prepared;
         let packing = packing(&run.data);
-        causal_lm(&CausalLm { model, train, valid: Some(valid), packing, options }, trained, resume, journal)
+        let kept = if run.gradient_checkpointing { Kept::Blocks } else { Kept::All };
+        let task = CausalLm { model, train, valid: Some(valid), packing, kept, options };
+        causal_lm(&task, trained, resume, journal)
     }
 
     fn inner<B: LayerOps>(model: Decoder<Autodiff<B>>, head: NoHead<Autodiff<B>>) -> (Decoder<B>, NoHead<B>) {

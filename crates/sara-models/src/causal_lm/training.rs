@@ -10,7 +10,7 @@ use sara_ops::TrainOps;
 
 use super::batch::Packing;
 use super::evaluate::{evaluate, observe};
-use super::{Batch, CausalLoss, Dataset};
+use super::{Batch, CausalLoss, Dataset, Kept};
 use crate::decoder::Decoder;
 use crate::error::Result;
 use crate::train::optimizer::Optimizer;
@@ -30,6 +30,8 @@ pub struct CausalLm<'a, B: AutodiffBackend> {
     pub valid: Option<&'a Dataset>,
     /// How texts share rows.
     pub packing: Packing,
+    /// What is kept for the way back.
+    pub kept: Kept,
     /// How to train.
     pub options: Options,
 }
@@ -53,7 +55,7 @@ where
     B: TrainOps,
     A: Trainable<B>,
 {
-    let CausalLm { model, train, valid, packing, options } = task;
+    let CausalLm { model, train, valid, packing, kept, options } = task;
     let (rows, lengths) = (train.rows(*packing), train.lengths());
     let lengths = rows.iter().map(|row| row.iter().map(|&item| lengths[item]).sum()).collect();
     let mut timetable = Timetable::new(lengths, options)?;
@@ -65,7 +67,7 @@ where
         optimizer.restore(&trained, snapshot.optimizer)?;
         (step, best) = (snapshot.step, snapshot.best);
     }
-    let objective = CausalLoss { model };
+    let objective = CausalLoss { model, kept: *kept };
     let frozen = model.valid();
     let end = options.stop_after.unwrap_or(usize::MAX).min(timetable.total);
     let mut clock = Clock::default();

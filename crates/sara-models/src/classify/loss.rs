@@ -3,7 +3,7 @@
 use burn::tensor::activation::log_softmax;
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{Int, Tensor, TensorData};
-use sara_core::{Adapter, Pass};
+use sara_core::{Pass, Trainable};
 use sara_ops::TrainOps;
 
 use super::Batch;
@@ -22,7 +22,7 @@ pub struct ClassifyLoss<'a, B: AutodiffBackend> {
 impl<B, A> Objective<B, Trained<B, A, Head<B>>> for ClassifyLoss<'_, B>
 where
     B: TrainOps,
-    A: Adapter<B>,
+    A: Trainable<B>,
 {
     type Batch = Batch;
 

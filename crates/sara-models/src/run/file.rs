@@ -36,6 +36,9 @@ pub struct Run {
     pub seed: u64,
     /// Dropout inside the frozen backbone. Default 0: it is not trained, so there is nothing to regularise.
     pub backbone_dropout: BackboneDropout,
+    /// Whether each block is computed again on the way back, in place of what it would keep; for causal-lm. Default false.
+    #[serde(skip_serializing_if = "is_default")]
+    pub gradient_checkpointing: bool,
     /// Optimizer steps between checkpoints; there is one at the end of each epoch too. Default 200.
     pub save_every: usize,
     /// Optimizer steps between evaluations; default once an epoch.
@@ -63,6 +66,7 @@ impl Default for Run {
             threads: None,
             seed: 0,
             backbone_dropout: BackboneDropout::Rate(0.0),
+            gradient_checkpointing: false,
             save_every: 200,
             eval_every: None,
             init_adapter: None,
@@ -367,6 +371,8 @@ impl Run {
                 check(name.is_none(), field, &found, expected)?;
             }
         } else {
+            let found = self.gradient_checkpointing;
+            check(!found, "gradient_checkpointing", &found, "false, except for task = \"causal-lm\"")?;
             check(!data.packing, "data.packing", &data.packing, "false, except for task = \"causal-lm\"")?;
             let expected = "\"completion\", except for task = \"causal-lm\"";
             check(data.train_on == TrainOn::Completion, "data.train_on", &"\"all\"", expected)?;

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::train::optimizer::{Optimizer, accumulate, loss_and_norm, scale};
 
 /// What a task asks of a step.
-pub trait Objective<B: TrainOps, T> {
+pub trait Objective<B: TrainOps, T: AutodiffModule<B>> {
     /// The examples of a micro-batch.
     type Batch;
 
@@ -23,6 +23,40 @@ pub trait Objective<B: TrainOps, T> {
     /// # Errors
     /// Where the model cannot take the examples.
     fn loss(&self, trained: &T, batch: &Self::Batch, pass: &mut Pass<B>) -> Result<Tensor<B, 1>>;
+
+    /// The same loss, and the gradients of its sum with `penalty` by all that is trained.
+    ///
+    /// # Errors
+    /// As [`Self::loss`].
+    fn gradients(
+        &self,
+        trained: &T,
+        batch: &Self::Batch,
+        pass: &mut Pass<B>,
+        penalty: Option<Tensor<B, 1>>,
+    ) -> Result<(Tensor<B::InnerBackend, 1>, GradientsParams)> {
+        at_once(self, trained, batch, pass, penalty)
+    }
+}
+
+/// The gradients of an objective, all through one graph.
+///
+/// # Errors
+/// As [`Objective::loss`].
+pub fn at_once<B: TrainOps, T: AutodiffModule<B>, O: Objective<B, T> + ?Sized>(
+    objective: &O,
+    trained: &T,
+    batch: &O::Batch,
+    pass: &mut Pass<B>,
+    penalty: Option<Tensor<B, 1>>,
+) -> Result<(Tensor<B::InnerBackend, 1>, GradientsParams)> {
+    let task = objective.loss(trained, batch, pass)?;
+    let loss = task.clone().inner();
+    let whole = match penalty {
+        Some(penalty) => task + penalty,
+        None => task,
+    };
+    Ok((loss, GradientsParams::from_grads(whole.backward(), trained)))
 }
 
 /// What a step depends on beside its examples and the values it starts from.
@@ -74,15 +108,11 @@ where
     for (micro_batch, batch) in micro_batches.iter().enumerate() {
         let pass = Pass::training(Noise { seed, step: progress.step, micro_batch });
         let mut pass = if trained.adapter.records() { pass.recording() } else { pass };
-        let task = objective.loss(&trained, batch, &mut pass)?;
+        let penalty = trained.adapter.penalty(progress);
+        let (of_task, of_batch) = objective.gradients(&trained, batch, &mut pass, penalty)?;
         let share = objective.weight(batch) / weight;
-        let part = task.clone().inner() * share;
+        let part = of_task * share;
         loss = Some(loss.map_or(part.clone(), |sum| sum + part));
-        let whole = match trained.adapter.penalty(progress) {
-            Some(penalty) => task + penalty,
-            None => task,
-        };
-        let of_batch = GradientsParams::from_grads(whole.backward(), &trained);
         accumulate(&trained, &mut gradients, of_batch, share);
         seen.merge(pass.into_seen().inner());
     }

@@ -6,6 +6,8 @@ use sara_models::architecture::Architecture;
 use sara_models::causal_lm::generate::{Limits, Next, Sampling, Stop, answers, generate};
 use sara_models::decoder::{Cache, DecoderCheckpoint, Inputs, LoadedDecoder, Place};
 
+use sara_ops::LayerOps;
+
 use super::model::{assert_close, fixture, floats, ints, stored};
 
 /// Every checkpoint.
@@ -23,11 +25,12 @@ const FIXTURES: [&str; 11] = [
     "qwen3",
 ];
 
-fn open(name: &str) -> (DecoderCheckpoint, LoadedDecoder<Flex>, AnyAdapter<Flex>) {
+fn open<B: LayerOps>(name: &str) -> (DecoderCheckpoint, LoadedDecoder<B>, AnyAdapter<B>) {
+    let device = B::Device::default();
     let checkpoint = DecoderCheckpoint::open(&fixture(name)).unwrap();
-    let loaded = checkpoint.load::<Flex>(&FlexDevice).unwrap();
+    let loaded = checkpoint.load::<B>(&device).unwrap();
     let lora = MethodConfig::all().remove(0);
-    let none = lora.init(checkpoint.config.shape(), &RankPlan::default(), Seed(0), &FlexDevice).unwrap();
+    let none = lora.init(checkpoint.config.shape(), &RankPlan::default(), Seed(0), &device).unwrap();
     (checkpoint, loaded, none)
 }
 
@@ -35,20 +38,31 @@ fn texts(ids: &[i32], columns: usize) -> Vec<Vec<u32>> {
     ids.chunks(columns).map(|row| row.iter().map(|&id| id as u32).collect()).collect()
 }
 
-#[test]
-fn logits_are_those_of_transformers() {
+fn logits_equal_transformers<B: LayerOps>() {
+    let device = B::Device::default();
     for name in FIXTURES {
-        let (checkpoint, LoadedDecoder { model, notes }, none) = open(name);
+        let (checkpoint, LoadedDecoder { model, notes }, none) = open::<B>(name);
         assert_eq!(notes, Vec::<String>::new(), "{name}");
         let golden = stored(&fixture(name).join("golden.safetensors"));
         let texts = texts(&ints(&golden["input_ids"]), golden["input_ids"].1[1]);
         let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-        let inputs = Inputs::of_texts(&checkpoint.config, &texts, &FlexDevice).unwrap();
+        let inputs = Inputs::of_texts(&checkpoint.config, &texts, &device).unwrap();
         let logits = model.logits(model.forward(&inputs, &none, &Pass::evaluation(), None));
         assert_close(&logits.into_data(), &floats(&golden["logits"]), name);
         let all: usize = model_values(&checkpoint);
         assert_eq!(checkpoint.config.parameter_count(), all, "{name}");
     }
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    logits_equal_transformers::<Flex>();
+}
+
+#[cfg(feature = "ndarray")]
+#[test]
+fn logits_are_those_of_transformers_on_ndarray() {
+    logits_equal_transformers::<burn_ndarray::NdArray>();
 }
 
 /// How many values the files have.
@@ -68,7 +82,7 @@ fn model_values(checkpoint: &DecoderCheckpoint) -> usize {
 #[test]
 fn greedy_tokens_are_those_of_transformers() {
     for name in FIXTURES {
-        let (checkpoint, LoadedDecoder { model, .. }, none) = open(name);
+        let (checkpoint, LoadedDecoder { model, .. }, none) = open::<Flex>(name);
         let golden = stored(&fixture(name).join("golden.safetensors"));
         for prompt in 0..3 {
             let ids = |key: &str| -> Vec<u32> {
@@ -97,7 +111,7 @@ fn greedy_tokens_are_those_of_transformers() {
 #[test]
 fn texts_go_on_together_as_they_do_alone() {
     for name in FIXTURES {
-        let (_, LoadedDecoder { model, .. }, none) = open(name);
+        let (_, LoadedDecoder { model, .. }, none) = open::<Flex>(name);
         let golden = stored(&fixture(name).join("golden.safetensors"));
         let all = |key: &str| -> Vec<Vec<u32>> {
             (0..3)
@@ -118,7 +132,7 @@ fn texts_go_on_together_as_they_do_alone() {
 #[test]
 fn neighbours_change_nothing() {
     for name in ["llama-gqa", "mistral-window", "llama-dynamic"] {
-        let (checkpoint, LoadedDecoder { model, .. }, none) = open(name);
+        let (checkpoint, LoadedDecoder { model, .. }, none) = open::<Flex>(name);
         let config = &checkpoint.config;
         let golden = stored(&fixture(name).join("golden.safetensors"));
         let whole = texts(&ints(&golden["input_ids"]), golden["input_ids"].1[1]);
@@ -158,7 +172,7 @@ fn neighbours_change_nothing() {
 
 #[test]
 fn a_text_without_room_is_refused() {
-    let (_, LoadedDecoder { model, .. }, none) = open("llama-mha");
+    let (_, LoadedDecoder { model, .. }, none) = open::<Flex>("llama-mha");
     let usable = model.config().usable_length();
     let limits = Limits { max_new_tokens: 10, context: Some(12), ..Limits::default() };
     let error = generate(&model, &none, &[1, 2, 3], &Sampling::default(), &limits, |_| Next::Go).unwrap_err();
@@ -185,7 +199,7 @@ fn a_text_without_room_is_refused() {
 /// A cache knows how much it holds, and a text ends where whoever watches it says so, or by its last token.
 #[test]
 fn a_text_ends_as_it_is_told() {
-    let (checkpoint, LoadedDecoder { model, .. }, none) = open("llama-gqa");
+    let (checkpoint, LoadedDecoder { model, .. }, none) = open::<Flex>("llama-gqa");
     assert_eq!(Cache::<Flex>::new(&checkpoint.config).seen(), 0);
     let limits = Limits { max_new_tokens: 8, ..Limits::default() };
     let write = |limits: &Limits, end: usize| {

@@ -1,19 +1,26 @@
 //! Every method trains on a GPU as it does on the CPU.
 
+use burn::module::AutodiffModule;
 use burn_autodiff::Autodiff;
 use burn_flex::Flex;
 use burn_wgpu::Wgpu;
+use sara_core::methods::lora::LoraConfig;
 use sara_core::parameters::{collect, restore};
 use sara_core::{LayerOps, MethodConfig, Seed, Targets};
+use sara_models::architecture::Architecture;
+use sara_models::causal_lm::generate::{Limits, answers};
+use sara_models::causal_lm::{CausalLm, Kept, Packing, causal_lm};
 use sara_models::classify::{Classify, classify};
+use sara_models::decoder::{DecoderCheckpoint, LoadedDecoder};
 use sara_models::encoder::{EncoderCheckpoint, Loaded};
 use sara_models::run::OptimizerConfig;
-use sara_models::train::{Journal, Options, StepRecord, Trained};
+use sara_models::train::{Journal, NoHead, Options, StepRecord, Trained};
 use sara_svd::SvdOps;
 use serde_json::{Value, json};
 
 use super::model::{NOISE, fixture};
 use super::training::six_items;
+use super::writers::{Log, dataset, golden_items};
 
 /// Largest relative difference of a loss.
 const LOSS: f64 = 1e-3;
@@ -92,4 +99,50 @@ fn losses<B: LayerOps + SvdOps>(method: Option<&MethodConfig>) -> Vec<f64> {
     let mut journal = Losses(Vec::new());
     classify(&task, Trained::new(adapter, head), None, &mut journal).unwrap();
     journal.0
+}
+
+/// Ten steps of LoRA beside a decoder, and what it then writes.
+#[test]
+fn a_decoder_trains_and_writes_as_on_the_cpu() {
+    let _noise = NOISE.lock().unwrap();
+    let (cpu, on_cpu) = trained_decoder::<Flex>();
+    let (gpu, on_gpu) = trained_decoder::<Wgpu<f32, i32>>();
+    assert_eq!([cpu.len(), gpu.len()], [10; 2]);
+    for (step, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
+        assert!((cpu - gpu).abs() < LOSS * cpu, "step {step}: {gpu}, on the CPU {cpu}");
+    }
+    assert!((cpu[9] - cpu[0]).abs() > MOVED * cpu[0], "{cpu:?}");
+    assert_eq!((on_cpu[0].len(), &on_gpu), (12, &on_cpu), "tokens");
+}
+
+/// The losses of ten steps on two texts, and the likeliest tokens behind their beginnings afterwards.
+fn trained_decoder<B: LayerOps + SvdOps>() -> (Vec<f64>, Vec<Vec<u32>>) {
+    let device = B::Device::default();
+    let checkpoint = DecoderCheckpoint::open(&fixture("llama-gqa")).unwrap();
+    let LoadedDecoder { model, .. } = checkpoint.load::<Autodiff<B>>(&device).unwrap();
+    let lora = MethodConfig::Lora(LoraConfig { rank: 2, ..LoraConfig::default() });
+    let targets = checkpoint.config.default_targets();
+    let (adapter, _) = checkpoint.new_adapter::<Autodiff<B>>(&lora, &targets, Seed(0), &device).unwrap();
+    let data = dataset(golden_items()[..2].to_vec());
+    let optimizer = OptimizerConfig {
+        learning_rate: Some(2e-2),
+        batch_size: 2,
+        max_steps: Some(10),
+        ..OptimizerConfig::default()
+    };
+    let options = Options { optimizer, shuffle: false, ..Options::default() };
+    let task = CausalLm {
+        model: &model,
+        train: &data,
+        valid: None,
+        packing: Packing::Alone,
+        kept: Kept::All,
+        options,
+    };
+    let mut log = Log(Vec::new(), Vec::new());
+    let outcome = causal_lm(&task, Trained::new(adapter, NoHead::default()), None, &mut log).unwrap();
+    let limits = Limits { max_new_tokens: 12, ..Limits::default() };
+    let prompts = [&data.items[0].ids[..3], &data.items[1].ids[..5]];
+    let written = answers(&model.valid(), &outcome.trained.adapter.valid(), &prompts, &limits).unwrap();
+    (log.1, written)
 }

@@ -105,10 +105,9 @@ fn a_model_learns_to_answer() {
         (&json!(" looked fairly plain."), &json!("eos")),
         "{answer}"
     );
-    assert_eq!(
-        answer["tokens"].as_array().unwrap().len() as f64,
-        scores[1]["tokens"].as_f64().unwrap() - 1.0
-    );
+    // The end of the text is scored and not written.
+    let written = answer["tokens"].as_array().map(Vec::len).unwrap_or_default() as u64;
+    assert_eq!(scores[1]["tokens"], json!(written + 1));
     place.write("chat.json", "[{\"role\": \"user\", \"content\": \"an old machine\"}]");
     let chat = with(&["generate", "--messages", "chat.json", "--max-new-tokens", "40"]);
     assert_eq!(chat["text"].as_str().map(str::trim), Some("it seemed dreadful."), "{chat}");
