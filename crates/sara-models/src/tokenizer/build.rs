@@ -29,6 +29,9 @@ pub(super) struct Built {
 /// What is wrong, and with which file.
 pub(super) type Wrong = (&'static str, String);
 
+/// What Qwen2 takes for a word: contractions, words with what stands before them, single digits, signs, line ends, spaces.
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 const FILE: &str = "tokenizer.json";
 const SETTINGS: &str = "tokenizer_config.json";
 const MAP: &str = "special_tokens_map.json";
@@ -44,7 +47,8 @@ pub(super) fn build(dir: &Path) -> Result<Built, Wrong> {
         |map: &Map<String, Value>| map.get("tokenizer_class").and_then(Value::as_str).map(str::to_owned);
     let name = named(&settings).or_else(|| named(&config));
     let model_type = config.get("model_type").and_then(Value::as_str);
-    let class = Class::of(name.as_deref(), model_type).map_err(of_settings)?;
+    let is_byte_level = fs::read_to_string(dir.join(FILE)).is_ok_and(|text| text.contains("\"ByteLevel\""));
+    let class = Class::of(name.as_deref(), model_type, is_byte_level).map_err(of_settings)?;
     if let Some(files) = settings.get("fast_tokenizer_files").and_then(Value::as_array)
         && files.iter().any(|file| file != FILE)
     {
@@ -70,7 +74,7 @@ pub(super) fn build(dir: &Path) -> Result<Built, Wrong> {
     let failed = |error: tokenizers::Error| (FILE, one_line(&*error));
     inner.with_truncation(None).map_err(failed)?;
     inner.add_tokens(&special.added);
-    frame(&mut inner, class, &special)?;
+    frame(&mut inner, class, &special, &settings, file.as_ref())?;
     let split = settings.get("split_special_tokens").and_then(Value::as_bool).unwrap_or(false);
     inner.set_encode_special_tokens(split);
     let cut = cut(&settings, file.as_ref()).map_err(of_settings)?;
@@ -134,6 +138,7 @@ fn named_class(
         Some(Value::Bool(flag)) => Ok(*flag),
         Some(other) => Err((SETTINGS, format!("{key} is {other}; write true or false"))),
     };
+    let mut decoder = Value::Null;
     let (normalizer, pre_tokenizer, model) = match class {
         Class::Bert | Class::DistilBert => {
             let normalizer = json!({
@@ -157,15 +162,15 @@ fn named_class(
                 Some(file) => (words(&file["model"]["vocab"])?, file["model"]["merges"].clone()),
                 None => vocabulary(dir)?,
             };
-            let merges = if merges.is_null() { json!([]) } else { merges };
-            let model = json!({
-                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
-                "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-                "vocab": vocab, "merges": merges,
-            });
+            let model = bpe(&vocab, &merges, Bytes::All);
             let prefix = flag("add_prefix_space", false)?;
             let pre = json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true});
             (Value::Null, pre, model)
+        }
+        Class::Llama | Class::Qwen2 | Class::Gpt2 => {
+            let [normalizer, pre_tokenizer, model, of_class] = pieces(dir, class, settings, file)?;
+            decoder = of_class;
+            (normalizer, pre_tokenizer, model)
         }
         Class::XlmRoberta | Class::Generic => {
             let file = file.ok_or_else(|| (FILE, missing("")))?;
@@ -180,9 +185,81 @@ fn named_class(
     };
     let document = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null, "model": model,
+        "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": decoder, "model": model,
     });
     of_bytes(document.to_string().as_bytes())
+}
+
+/// Normalizer, pre-tokenizer, model and decoder of the classes that came with decoders.
+fn pieces(
+    dir: &Path,
+    class: Class,
+    settings: &Map<String, Value>,
+    file: Option<&Value>,
+) -> Result<[Value; 4], Wrong> {
+    let flag = |key: &'static str, default: bool| match settings.get(key) {
+        None => Ok(default),
+        Some(Value::Null) if class != Class::Gpt2 => Ok(default),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        Some(other) => Err((SETTINGS, format!("{key} is {other}; write true or false"))),
+    };
+    if class == Class::Llama {
+        let file = file.ok_or_else(|| (FILE, missing("")))?;
+        let prefix = flag("add_prefix_space", true)?;
+        let scheme = match (prefix, flag("legacy", false)?) {
+            (false, _) => "never",
+            (true, true) => "always",
+            (true, false) => "first",
+        };
+        let mut decoders = vec![
+            json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+            json!({"type": "ByteFallback"}),
+            json!({"type": "Fuse"}),
+        ];
+        if prefix {
+            decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        }
+        let pre = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+        let model = bpe(&words(&file["model"]["vocab"])?, &file["model"]["merges"], Bytes::FallBack);
+        return Ok([Value::Null, pre, model, json!({"type": "Sequence", "decoders": decoders})]);
+    }
+    let (vocab, merges) = match file {
+        Some(file) => (words(&file["model"]["vocab"])?, file["model"]["merges"].clone()),
+        None => vocabulary(dir)?,
+    };
+    let prefix = flag("add_prefix_space", false)?;
+    let bytes = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": use_regex});
+    let decoder =
+        json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    let model = bpe(&vocab, &merges, Bytes::All);
+    if class == Class::Gpt2 {
+        return Ok([Value::Null, bytes(true), model, decoder]);
+    }
+    let split =
+        json!({"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated", "invert": false});
+    let pre = json!({"type": "Sequence", "pretokenizers": [split, bytes(false)]});
+    Ok([json!({"type": "NFC"}), pre, model, decoder])
+}
+
+/// How a model of pieces meets text that it has no piece for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bytes {
+    /// Every piece is one of bytes, so there is no such text.
+    All,
+    /// By a piece for each byte.
+    FallBack,
+}
+
+/// A model of pairs of pieces that are merged, with none of the file's own options.
+fn bpe(vocab: &Value, merges: &Value, bytes: Bytes) -> Value {
+    let falls_back = bytes == Bytes::FallBack;
+    let affix = if falls_back { Value::Null } else { json!("") };
+    let merges = if merges.is_null() { json!([]) } else { merges.clone() };
+    json!({
+        "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": affix,
+        "end_of_word_suffix": affix, "fuse_unk": falls_back, "byte_fallback": falls_back, "ignore_merges": false,
+        "vocab": vocab, "merges": merges,
+    })
 }
 
 /// Ids by word; a list has them by place.
@@ -236,7 +313,13 @@ fn precompiled(normalizer: &Value) -> Value {
 }
 
 /// Puts the class's special tokens around texts; a generic tokenizer without a frame has none.
-fn frame(inner: &mut Tokenizer, class: Class, special: &Special) -> Result<(), Wrong> {
+fn frame(
+    inner: &mut Tokenizer,
+    class: Class,
+    special: &Special,
+    settings: &Map<String, Value>,
+    file: Option<&Value>,
+) -> Result<(), Wrong> {
     let token = |key: &'static str| {
         let content = special.named(key).ok_or((SETTINGS, format!("{key} is null; its class needs one")))?;
         let id = inner.token_to_id(content).unwrap_or_default();
@@ -275,7 +358,31 @@ fn frame(inner: &mut Tokenizer, class: Class, special: &Special) -> Result<(), W
             })
         }
         Class::Generic if inner.get_post_processor().is_some() => return Ok(()),
-        Class::Generic => json!({
+        Class::Llama | Class::Qwen2 | Class::Gpt2
+            if file.is_some_and(|file| !file["post_processor"].is_null()) =>
+        {
+            file.map_or(Value::Null, |file| file["post_processor"].clone())
+        }
+        Class::Qwen2 | Class::Gpt2 if file.is_none() => {
+            let asked = |key: &str| settings.get(key).and_then(Value::as_bool).unwrap_or(false);
+            let end = |flag: &str, key: &'static str| {
+                let is_there = asked(flag) && special.named(key).is_some();
+                is_there.then(|| token(key)).transpose()
+            };
+            let (bos, eos) = (end("add_bos_token", "bos_token")?, end("add_eos_token", "eos_token")?);
+            let around = |id: &str, kind: u32| -> Vec<Value> {
+                let before = bos.iter().map(|(name, _)| piece(name, kind));
+                let behind = eos.iter().map(|(name, _)| piece(name, kind));
+                before.chain([text(id, kind)]).chain(behind).collect()
+            };
+            let all: Vec<&(String, u32)> = bos.iter().chain(&eos).collect();
+            let pair = [around("A", 0), around("B", 1)].concat();
+            json!({
+                "type": "TemplateProcessing", "single": around("A", 0),
+                "pair": pair, "special_tokens": ids(&all),
+            })
+        }
+        Class::Generic | Class::Llama | Class::Qwen2 | Class::Gpt2 => json!({
             "type": "TemplateProcessing", "single": [text("A", 0)], "pair": [text("A", 0), text("B", 1)],
             "special_tokens": {},
         }),

@@ -145,6 +145,12 @@ impl Special {
             .cloned()
             .chain(unknown)
             .map(|mut token| {
+                // The class adds its special tokens itself, without what the files say of them.
+                let is_special = all_named.contains(token.content.as_str())
+                    || extra.iter().any(|extra| extra.content == token.content);
+                if class == Class::Qwen2 && is_special {
+                    token = Token { normalized: Some(false), ..Token::plain(&token.content, true) };
+                }
                 token.special |= all_named.contains(token.content.as_str());
                 token.into_added()
             })

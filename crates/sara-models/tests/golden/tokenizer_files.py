@@ -6,7 +6,7 @@ import json
 
 import fixtures
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -26,6 +26,36 @@ CUT = [
     ("a b c hello world", "hello world a b", 10),
     ("the", "a b c hello world", 8),
     ("a b c hello world", "the", 8),
+]
+ENCODED = [(text, None, None) for text in SINGLE] + [(*texts, None) for texts in PAIRS] + CUT
+
+# Bytes of a line break, of é and of 😀 only: of 日 there is nothing, which is the unknown token or no token at all.
+SENTENCE_SPECIAL = ["<unk>", "<s>", "</s>"]
+SENTENCE_MERGES = ["h e", "l l", "he ll", "hell o", "▁ hello", "w o", "wo r", "wor l", "worl d", "▁ world", "▁ ▁", "▁▁ ▁▁"]
+SENTENCE_BYTES = [f"<0x{byte:02X}>" for byte in "\né😀".encode()]
+SENTENCE_PIECES = [*SENTENCE_SPECIAL, *SENTENCE_BYTES, *"▁acdefhlorw12,!", *(merge.replace(" ", "") for merge in SENTENCE_MERGES)]
+# Merges across what some pre-tokenizers split: digits, contractions, a sign before letters or a line break. `odd` is a piece to
+# which no merge leads.
+BYTE_SPECIAL = ["<|begin|>", "<|end|>", "<|endoftext|>"]
+BYTE_MERGES = [*MERGES, "1 2", "12 3", "' s", "S h", "' S", "! hello", "! Ċ", "Ġ Ġ", "Ċ Ċ"]
+BYTE_PIECES = [*"acdefhlorstwHS123'!,ĠĊÃ©ÌģðŁĺĢ", "odd", *(merge.replace(" ", "") for merge in BYTE_MERGES), *BYTE_SPECIAL]
+LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+DECODED = [
+    ("hello world", None, None),
+    (" hello  world\n\n", None, None),
+    ("  ", None, None),
+    ("▁hello", None, None),
+    ("Hello cafe\u0301, café 😀日!", None, None),
+    ("1234's odd'S!\n !hello 12'Shd", None, None),
+    ("<s> hello</s> world new  NEW<unk>hello <pad> hello", None, None),
+    ("<|begin|>hello <|end|> new <|endoftext|>\n world", None, None),
+    ("</s></s><|end|><|end|>", None, None),
+    ("", None, None),
+    ("hello", " world", None),
+    ("", "hello!\n", None),
+    ("😀😀 hello", None, 5),
+    ("hello world a", "odd hello", 7),
 ]
 TYPES = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
 NO_TYPES = {"model_input_names": ["input_ids", "attention_mask"]}
@@ -70,6 +100,46 @@ def unigram():
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     tokenizer.post_processor = template("<s>", "</s>", "</s>:0 </s>:1", 1, list(UNIGRAM))
     return file(tokenizer, ROBERTA_SPECIAL)
+
+
+def around(pieces, bos=None, eos=None):
+    """A frame of these tokens around each text, of its type."""
+    one = lambda text, kind: " ".join(f"{piece}:{kind}" for piece in (bos, text, eos) if piece)
+    ids = [(piece, pieces.index(piece)) for piece in (bos, eos) if piece]
+    return processors.TemplateProcessing(single=one("$A", 0), pair=f"{one('$A', 0)} {one('$B', 1)}", special_tokens=ids)
+
+
+def sentence_piece(normalizes, eos=None, **changes):
+    """As LLaMA 1 and 2 have it: the first space comes from the normalizer, in later files from the pre-tokenizer."""
+    merges = [tuple(merge.split()) for merge in SENTENCE_MERGES]
+    model = models.BPE({piece: i for i, piece in enumerate(SENTENCE_PIECES)}, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    if normalizes:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.post_processor = around(SENTENCE_PIECES, "<s>", eos)
+    return file(tokenizer, SENTENCE_SPECIAL, **changes)
+
+
+def byte_pairs(first=None, use_regex=True, **changes):
+    """As LLaMA 3 has it: byte-level, whole pieces before merges; `first` splits before the bytes."""
+    merges = [tuple(merge.split()) for merge in BYTE_MERGES]
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(BYTE_PIECES)}, merges, ignore_merges=True))
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, level]) if first else level
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), around(BYTE_PIECES, "<|begin|>")])
+    tokenizer.decoder = decoders.ByteLevel()
+    return file(tokenizer, BYTE_SPECIAL, **changes)
+
+
+def llama_3(**changes):
+    return byte_pairs(pre_tokenizers.Split(Regex(LLAMA_3), "isolated"), use_regex=False, **changes)
+
+
+def byte_vocabulary():
+    return {"vocab.json": {piece: i for i, piece in enumerate(BYTE_PIECES)}, "merges.txt": "\n".join(["#version: 0.2", *BYTE_MERGES]) + "\n"}
 
 
 def token(content, **flags):
@@ -152,6 +222,66 @@ def roberta_cases():
     yield "roberta-error-object", {"tokenizer.json": byte_level(False), "special_tokens_map.json": {"additional_special_tokens": [token("new")]}}
 
 
+def llama_cases():
+    # With `tokenizer.json` its frame stays whatever is asked for; the unknown token goes, and the class puts the first space.
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True, "add_bos_token": True, "add_eos_token": True, "pad_token": "<pad>"}
+    yield "llama-legacy", {"tokenizer.json": sentence_piece(True), "tokenizer_config.json": settings}
+    settings = {"tokenizer_class": "LlamaTokenizerFast", "legacy": False, "add_bos_token": False, "add_prefix_space": None, "unk_token": None}
+    yield "llama-first", {"tokenizer.json": sentence_piece(True), "tokenizer_config.json": settings}
+    yield "llama-no-prefix", {
+        "config.json": {"tokenizer_class": "LlamaTokenizer"},
+        "tokenizer.json": sentence_piece(False, post_processor=None),
+        "tokenizer_config.json": {"legacy": True, "add_prefix_space": False, "add_bos_token": True, **TYPES},
+    }
+    added = {"2": token("</s>", special=True), "60": token("new", rstrip=True, special=True), "50": token("NEW", normalized=True)}
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<|begin|>", "added_tokens_decoder": added}
+    yield "llama-renamed", {"tokenizer.json": sentence_piece(False, eos="</s>"), "tokenizer_config.json": settings}
+    # A byte-level file makes a generic class of this one; a token that both have has the flags of the settings.
+    added = {"90": token("<|end|>", lstrip=True, special=True), "80": token("new")}
+    settings = {"tokenizer_class": "LlamaTokenizerFast", "legacy": True, "add_bos_token": False, "pad_token": "<pad>"}
+    yield "llama-byte-level", {"tokenizer.json": byte_pairs(), "tokenizer_config.json": settings | {"added_tokens_decoder": added}}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "add_eos_token": True, "eos_token": "<|end|>", "additional_special_tokens": ["new"]}
+    yield "llama-3", {"tokenizer.json": llama_3(), "tokenizer_config.json": settings | TYPES}
+    yield "llama-generic", {"tokenizer.json": sentence_piece(True), "special_tokens_map.json": {"pad_token": "<pad>", "unk_token": token("new")}}
+    # What of the file is dropped: single digits, and pieces to which no merge leads.
+    settings = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True, "bos_token": "<|end|>", "added_tokens_decoder": {}}
+    yield "llama-gpt2", {"tokenizer.json": byte_pairs(pre_tokenizers.Digits(True)), "tokenizer_config.json": settings}
+    # This class adds its special tokens anew, without flags.
+    added = {"5": token("<|end|>", lstrip=True, rstrip=True), "6": token("new", rstrip=True), "7": token("NEW", rstrip=True, special=True)}
+    settings = {"tokenizer_class": "Qwen2TokenizerFast", "add_prefix_space": True, "eos_token": "<|end|>", "extra_special_tokens": ["new"]}
+    yield "llama-qwen2", {"tokenizer.json": byte_pairs(), "tokenizer_config.json": settings | {"added_tokens_decoder": added}}
+    yield "llama-error-vocabulary", byte_vocabulary()
+
+
+def mistral_cases():
+    # Generic, whatever class the files name.
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_prefix_space": False, "add_bos_token": False, "add_eos_token": True}
+    yield "mistral-class", {"tokenizer.json": sentence_piece(True), "tokenizer_config.json": settings | {"pad_token": "<pad>"}}
+    tokens = {"bos_token": "<s>", "additional_special_tokens": ["new", "NEW"]}
+    yield "mistral-no-class", {"tokenizer.json": sentence_piece(False, eos="</s>"), "special_tokens_map.json": tokens}
+
+
+def qwen2_cases():
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False, "bos_token": None, "pad_token": "<pad>"}
+    yield "qwen2-file", {"tokenizer.json": byte_pairs(), "tokenizer_config.json": settings}
+    # Its own class, whatever class the files name.
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "add_eos_token": True, **TYPES}
+    yield "qwen2-class", {"tokenizer.json": llama_3(post_processor=None), "tokenizer_config.json": settings}
+    # Without `tokenizer.json` the frame is what is asked for, as far as there are such tokens.
+    yield "qwen2-vocabulary", byte_vocabulary() | {"tokenizer_config.json": {"add_bos_token": True}}
+    settings = {"add_bos_token": True, "bos_token": "new", "add_eos_token": True, "eos_token": "<|end|>", "pad_token": None, **TYPES}
+    added = {"70": token("<s>", special=True), "60": token("</s>", lstrip=True)}
+    yield "qwen2-vocabulary-config", byte_vocabulary() | {"tokenizer_config.json": settings | {"added_tokens_decoder": added}}
+    yield "qwen2-error-merges", {"vocab.json": byte_vocabulary()["vocab.json"]}
+
+
+def qwen3_cases():
+    tokens = {"eos_token": "<|end|>", "pad_token": "<pad>"}
+    yield "qwen3-no-class", {"tokenizer.json": byte_pairs(pre_tokenizers.Digits(True)), "special_tokens_map.json": tokens}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": False, **tokens}
+    yield "qwen3-generic", {"tokenizer.json": byte_pairs(), "tokenizer_config.json": settings}
+
+
 def write(folder, family, files):
     config = {"model_type": family, "vocab_size": 64, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     config |= {"max_position_embeddings": 64, "type_vocab_size": 2}
@@ -161,17 +291,20 @@ def write(folder, family, files):
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def encode(folder):
-    """The rows of one directory; the object that says so where transformers cannot load it."""
+def encode(folder, inputs, decodes):
+    """The rows of one directory, with the text of their ids if it `decodes`; the object that says so where transformers cannot load it."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (TypeError, ValueError):
         return {"error": True}
     rows = []
-    for text, pair, limit in [(text, None, None) for text in SINGLE] + [(*texts, None) for texts in PAIRS] + CUT:
+    for text, pair, limit in inputs:
         encoded = tokenizer(text, pair, truncation=limit is not None, max_length=limit)
         ids = encoded["input_ids"]
-        rows.append({"text": text, "text_pair": pair, "max_tokens": limit, "ids": ids, "types": encoded.get("token_type_ids", [0] * len(ids))})
+        row = {"text": text, "text_pair": pair, "max_tokens": limit, "ids": ids, "types": encoded.get("token_type_ids", [0] * len(ids))}
+        if decodes:
+            row["decoded"] = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        rows.append(row)
     return rows
 
 
@@ -179,10 +312,13 @@ def generate(out):
     transformers.utils.logging.set_verbosity_error()
     folder = fixtures.fresh(out / "tokenizers")
     cases = {}
-    for family, made in (("bert", bert_cases()), ("roberta", roberta_cases())):
-        for name, files in made:
+    encoders = {"bert": bert_cases, "roberta": roberta_cases}
+    families = encoders | {"llama": llama_cases, "mistral": mistral_cases, "qwen2": qwen2_cases, "qwen3": qwen3_cases}
+    for family, made in families.items():
+        inputs = ENCODED if family in encoders else DECODED
+        for name, files in made():
             write(folder / name, family, files)
-            cases[name] = encode(folder / name)
+            cases[name] = encode(folder / name, inputs, decodes=family not in encoders)
     one = lambda rows: json.dumps(rows) if isinstance(rows, dict) else "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]"
     text = ",\n".join(f"{json.dumps(name)}: {one(rows)}" for name, rows in cases.items())
     (folder / "cases.json").write_text("{\n" + text + "\n}\n", encoding="utf-8")

@@ -34,6 +34,12 @@ fn ids_and_types_are_those_of_transformers() {
             if (&found.ids, &found.types) != (&numbers(&row["ids"]), &numbers(&row["types"])) {
                 wrong.push(format!("{case}: {row} became {:?} {:?}", found.ids, found.types));
             }
+            if let Some(decoded) = row["decoded"].as_str() {
+                let found = tokenizer.decode(&numbers(&row["ids"])).unwrap();
+                if found != decoded {
+                    wrong.push(format!("{case}: {row} was decoded as {found:?}"));
+                }
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
