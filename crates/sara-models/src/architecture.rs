@@ -56,6 +56,11 @@ pub trait Architecture: Debug + Send + Sync {
         0
     }
 
+    /// For how many labels the checkpoint has a head of its own, if it has one.
+    fn n_labels(&self) -> Option<usize> {
+        None
+    }
+
     /// Whether a tensor of a checkpoint is left out without a word: `name` in the file, `inside` without the prefix,
     /// where it has that.
     fn leaves_out(&self, name: &str, inside: Option<&str>) -> bool;
@@ -241,6 +246,10 @@ impl Architecture for Box<dyn Architecture> {
 
     fn head_count(&self, n_labels: usize) -> usize {
         self.as_ref().head_count(n_labels)
+    }
+
+    fn n_labels(&self) -> Option<usize> {
+        self.as_ref().n_labels()
     }
 
     fn default_targets(&self) -> Targets {

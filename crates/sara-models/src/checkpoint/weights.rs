@@ -2,16 +2,17 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use burn::tensor::TensorData;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView};
 use sara_core::store::TensorFile;
 use sara_ops::buffer::transpose;
-use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
 
@@ -51,7 +52,38 @@ pub struct Weights {
 
 #[derive(Deserialize)]
 struct Index {
+    #[serde(deserialize_with = "each_once")]
     weight_map: BTreeMap<String, String>,
+}
+
+/// A map of which no key may stand there twice.
+fn each_once<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<BTreeMap<String, String>, D::Error> {
+    struct EachOnce;
+
+    impl<'de> Visitor<'de> for EachOnce {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a file for each tensor")
+        }
+
+        fn visit_map<M: MapAccess<'de>>(self, mut entries: M) -> std::result::Result<Self::Value, M::Error> {
+            let mut map = BTreeMap::new();
+            while let Some((tensor, file)) = entries.next_entry::<String, String>()? {
+                if map.contains_key(&tensor) {
+                    return Err(M::Error::custom(format!(
+                        "names `{tensor}` twice; save the checkpoint again"
+                    )));
+                }
+                map.insert(tensor, file);
+            }
+            Ok(map)
+        }
+    }
+
+    deserializer.deserialize_map(EachOnce)
 }
 
 impl Weights {

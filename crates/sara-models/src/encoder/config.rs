@@ -237,6 +237,10 @@ impl Architecture for EncoderConfig {
         embeddings + block + 2 * norm * self.n_layers + pooler
     }
 
+    fn n_labels(&self) -> Option<usize> {
+        self.labels.as_ref().map(Vec::len)
+    }
+
     fn head_count(&self, n_labels: usize) -> usize {
         let dense = match self.family {
             EncoderFamily::Roberta => (self.hidden + 1) * self.hidden,

@@ -72,6 +72,17 @@ impl Workplace {
         self.run(command)
     }
 
+    /// The command with this on its standard input, which must succeed.
+    #[track_caller]
+    pub(crate) fn sara_given(&self, args: &[&str], input: &str) -> Done {
+        self.write("input", input);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sara"));
+        command.args(args).stdin(std::fs::File::open(self.path("input")).unwrap());
+        let done = self.run(command);
+        assert_eq!(done.code, Some(0), "{args:?}: {done:?}");
+        done
+    }
+
     /// Runs any command here, on two threads of the CPU and with backtraces asked for.
     pub(crate) fn run(&self, mut command: Command) -> Done {
         command.current_dir(self.dir.path()).env("RUST_BACKTRACE", "1").env("RAYON_NUM_THREADS", "2");

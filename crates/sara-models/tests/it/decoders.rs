@@ -7,6 +7,7 @@ use sara_models::causal_lm::generate::{Limits, Next, Sampling, Stop, answers, ge
 use sara_models::decoder::{Cache, DecoderCheckpoint, Inputs, LoadedDecoder, Place};
 
 use sara_ops::LayerOps;
+use serde_json::{Map, Value, json};
 
 use super::model::{assert_close, fixture, floats, ints, stored};
 
@@ -214,4 +215,130 @@ fn a_text_ends_as_it_is_told() {
     let before = whole.tokens.iter().position(|&token| token == last).unwrap();
     let ended = write(&Limits { eos: vec![last], ..limits }, 0);
     assert_eq!((ended.tokens.as_slice(), ended.stop), (&whole.tokens[..before], Stop::Eos));
+}
+
+/// A copy of a fixture with another `config.json`.
+fn changed(name: &str, change: impl FnOnce(&mut Map<String, Value>)) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixture(name)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let path = dir.path().join("config.json");
+    let mut config: Map<String, Value> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut config);
+    std::fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
+    dir
+}
+
+fn refusal(dir: &std::path::Path) -> String {
+    let opened = DecoderCheckpoint::open(dir).and_then(|checkpoint| checkpoint.load::<Flex>(&FlexDevice));
+    let message = opened.map(|_| ()).unwrap_err().to_string();
+    assert!(!message.contains('\n'), "{message}");
+    message
+}
+
+#[test]
+fn what_is_not_computed_here_is_refused_in_one_line() {
+    let cases: [(&str, &str, Value, &str); 16] = [
+        ("llama-mha", "model_type", json!("gemma"), "model_type is gemma; supported are llama, mistral"),
+        ("llama-mha", "architectures", json!(["LlamaForSequenceClassification"]), "does not predict text"),
+        ("llama-mha", "hidden_act", json!("gelu"), "hidden_act gelu is not supported"),
+        (
+            "llama-mha",
+            "rope_scaling",
+            json!({"rope_type": "su", "factor": 4}),
+            "has the type su, which is not supported",
+        ),
+        ("llama-mha", "rope_scaling", json!({"type": "linear"}), "rope_scaling has no factor"),
+        (
+            "llama-mha",
+            "rope_scaling",
+            json!({"type": "linear", "factor": -1}),
+            "rope_scaling.factor is -1; write a number",
+        ),
+        ("llama-mha", "rope_scaling", json!("linear"), "rope_scaling is \"linear\"; write an object"),
+        ("llama-mha", "partial_rotary_factor", json!(0.5), "partial_rotary_factor 0.5 is not supported"),
+        ("llama-mha", "quantization_config", json!({"bits": 4}), "the weights are quantised on disk"),
+        ("llama-mha", "num_key_value_heads", json!(3), "3 heads of keys do not divide 4"),
+        ("llama-mha", "head_dim", json!(7), "head_dim 7 does not make pairs"),
+        ("llama-mha", "num_hidden_layers", json!(0), "num_hidden_layers is 0"),
+        ("llama-mha", "intermediate_size", json!(10_000_000_000_000_u64), "one of them is wrong"),
+        ("llama-mha", "vocab_size", json!(7), "expected [7, 32], found"),
+        ("qwen2-window", "layer_types", json!(["full_attention"]), "layer_types has 1 entries for 3 layers"),
+        ("mistral-window", "sliding_window", json!(0), "sliding_window is 0"),
+    ];
+    for (name, key, value, part) in cases {
+        let dir = changed(name, |config| _ = config.insert(key.to_owned(), value.clone()));
+        let message = refusal(dir.path());
+        assert!(message.contains(part), "{key} = {value}: {message}");
+    }
+}
+
+#[test]
+fn damaged_shards_are_errors_that_name_them() {
+    let shard = "model-00002-of-00002.safetensors";
+    let index = "model.safetensors.index.json";
+    let dir = changed("llama-mha", |_| {});
+    std::fs::remove_file(dir.path().join(shard)).unwrap();
+    let message = refusal(dir.path());
+    assert!(message.contains(shard), "{message}");
+
+    let dir = changed("llama-mha", |_| {});
+    let path = dir.path().join(index);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace(shard, "model-00003-of-00002.safetensors")).unwrap();
+    let message = refusal(dir.path());
+    assert!(message.contains("model-00003-of-00002.safetensors"), "{message}");
+
+    let dir = changed("llama-mha", |_| {});
+    let path = dir.path().join(index);
+    let twice = format!("\"weight_map\": {{\"model.norm.weight\": \"{shard}\",");
+    std::fs::write(&path, text.replace("\"weight_map\": {", &twice)).unwrap();
+    let message = refusal(dir.path());
+    assert!(message.contains(index) && message.contains("names `model.norm.weight` twice"), "{message}");
+
+    // An output of its own that is not there, and one that is there and tied.
+    let dir =
+        changed("llama-gqa", |config| _ = config.insert("tie_word_embeddings".to_owned(), json!(false)));
+    assert!(refusal(dir.path()).contains("lm_head.weight: missing"), "{}", refusal(dir.path()));
+}
+
+/// What the file leaves out is what transformers has, and `null` is not always the same as nothing.
+#[test]
+fn defaults_are_those_of_transformers() {
+    use sara_models::architecture::Family;
+    use sara_models::decoder::config::DecoderConfig;
+    let read = |config: Value| DecoderConfig::parse(&config.to_string()).unwrap();
+    let llama = read(json!({"model_type": "llama"}));
+    assert_eq!((llama.vocab_size, llama.hidden, llama.n_layers, llama.n_heads), (32_000, 4096, 32, 32));
+    assert_eq!(
+        (llama.n_kv_heads, llama.head_dim, llama.intermediate, llama.max_positions),
+        (32, 128, 11_008, 2048)
+    );
+    // The size that is published for the first LLaMA of 7 billion.
+    assert_eq!(llama.parameter_count(), 6_738_415_616);
+    let mistral = read(json!({"model_type": "mistral"}));
+    assert_eq!((mistral.n_kv_heads, mistral.windows[0], mistral.intermediate), (8, Some(4096), 14_336));
+    assert_eq!(mistral.parameter_count(), 7_241_732_096);
+    let unlimited = read(json!({"model_type": "mistral", "sliding_window": null, "num_key_value_heads": 4}));
+    assert_eq!((unlimited.windows[0], unlimited.n_kv_heads), (None, 4));
+    let qwen2 = read(json!({"model_type": "qwen2", "num_attention_heads": 16, "num_key_value_heads": null}));
+    assert_eq!((qwen2.n_kv_heads, qwen2.windows[0], qwen2.attention_bias), (16, None, [true, false]));
+    let qwen3 = read(json!({"model_type": "qwen3", "use_sliding_window": true, "max_window_layers": 30}));
+    assert_eq!((qwen3.head_dim, qwen3.windows[29], qwen3.windows[30]), (128, None, Some(4096)));
+    assert!(qwen3.head_norms && !qwen3.tied && qwen3.attention_bias == [false; 2]);
+    // Contexts: scaled where the kind of scaling lengthens them.
+    let context = |scaling: Value| {
+        read(json!({"model_type": "llama", "max_position_embeddings": 4096, "rope_scaling": scaling}))
+            .usable_length()
+    };
+    assert_eq!(context(json!({"type": "linear", "factor": 4})), 16_384);
+    assert_eq!(context(json!({"type": "dynamic", "factor": 2})), 8192);
+    let yarn = json!({"type": "yarn", "factor": 4, "original_max_position_embeddings": 2048});
+    assert_eq!(context(yarn), 8192);
+    let llama3 = json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 2048});
+    assert_eq!(context(llama3), 4096);
 }

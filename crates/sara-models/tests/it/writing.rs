@@ -208,3 +208,41 @@ fn what_cannot_be_learned_or_written_is_said() {
     let done = encoder.sara(&["train", "--config", "run.toml"]);
     assert!(done.code == Some(1) && done.stderr.contains("this one is an encoder"), "{done:?}");
 }
+
+#[test]
+fn parameters_are_counted_and_ranks_told_for_a_decoder() {
+    let place = workplace();
+    let method = "{\"lora\":{\"rank\":4}}";
+    let counted =
+        place.json(&["params", "--model", "model", "--method", method, "--targets", "q_proj,v_proj"]);
+    let config: Value = serde_json::from_str(&read(&place, "model/config.json")).unwrap();
+    let size = |key: &str| config[key].as_u64().unwrap();
+    let (hidden, layers) = (size("hidden_size"), size("num_hidden_layers"));
+    let key = hidden / size("num_attention_heads") * size("num_key_value_heads");
+    assert_eq!(counted["trainable"], json!(layers * 4 * ((hidden + hidden) + (hidden + key))));
+    assert_eq!(
+        (&counted["head"], counted["sites"].as_array().unwrap().len() as u64),
+        (&json!(0), 2 * layers)
+    );
+    let all = place.json(&["params", "--model", "model", "--method", method, "--targets", "all-linear"]);
+    assert_eq!(all["sites"].as_array().unwrap().len() as u64, 7 * layers);
+    let ranks = place.json(&["ranks", "--model", "model", "--share", "0.5"]);
+    assert_eq!(ranks["sites"].as_array().unwrap().len() as u64, 7 * layers);
+    let done = place.sara(&["params", "--model", "model", "--method", method, "--labels", "3"]);
+    assert!(done.code == Some(1) && done.stderr.contains("--labels is for a head"), "{done:?}");
+}
+
+/// Line by line: each answer sees what was said before, and an empty line ends it.
+#[test]
+fn a_conversation_goes_on() {
+    let place = workplace();
+    place.sara_ok(&["train", "--config", "run.toml"]);
+    let talk = |lines: &str| {
+        let args = ["generate", "--model", "model", "--adapter", "run", "--talk", "--max-new-tokens", "20"];
+        place.sara_given(&args, lines).stdout
+    };
+    assert_eq!(talk("an old machine\n\nnever read\n").trim(), "it seemed dreadful.");
+    let twice = talk("an old machine\nan old machine\n");
+    let answers: Vec<&str> = twice.trim_end().lines().collect();
+    assert!(answers.len() >= 2 && answers[0].trim() == "it seemed dreadful.", "{twice}");
+}

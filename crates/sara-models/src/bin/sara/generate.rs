@@ -1,11 +1,12 @@
 //! `sara generate`: let a model write.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use sara_models::adapted::Writer;
 use sara_models::architecture::Kind;
 use sara_models::causal_lm::generate::{Limits, Next, Sampling, Stop, generate};
 use sara_models::causal_lm::template::Ending;
@@ -14,7 +15,7 @@ use sara_models::decoder::config::DecoderConfig;
 use sara_models::run::Device;
 use sara_models::tokenizer::Frame;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::adapter::Opened;
 use crate::console::Console;
@@ -32,6 +33,9 @@ pub(crate) struct Generate {
     /// what else the chat template is given.
     #[arg(long, value_name = "FILE")]
     messages: Option<PathBuf>,
+    /// Read turns line by line and answer each; so it is on a terminal without --prompt and --messages.
+    #[arg(long, conflicts_with_all = ["prompt", "messages"])]
+    talk: bool,
     /// New tokens at most.
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
@@ -69,26 +73,57 @@ pub(crate) struct Report {
     tokens_per_second: f64,
 }
 
+/// What the model goes on from.
+enum Given {
+    Text(String),
+    Conversation { messages: Vec<Value>, variables: Map<String, Value> },
+}
+
+/// Writes one text.
 struct Writing<'a> {
+    asked: &'a Generate,
+    given: Given,
+    console: Console,
+}
+
+/// Answers line by line.
+struct Talking<'a> {
     asked: &'a Generate,
     console: Console,
 }
 
-impl Job for Writing<'_> {
-    type Output = Report;
+/// A model ready to write.
+struct Desk<B: Compute> {
+    writer: Writer<B>,
+    tokenizer: ChatTokenizer,
+    limits: Limits,
+    sampling: Sampling,
+}
 
-    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Report> {
-        let Self { asked, console } = self;
+impl<B: Compute> Desk<B> {
+    fn open(asked: &Generate, console: Console, device: &B::Device) -> anyhow::Result<Self> {
         let writer = asked.opened.open::<B, DecoderConfig>(device)?;
         console.notes(&writer.notes);
         let dir = &writer.checkpoint.dir;
-        let tokenizer = ChatTokenizer::load(dir)?;
-        let files = GenerationConfig::read(dir)?;
-        let prompt = asked.prompt(&tokenizer)?;
-        let limits =
-            Limits { max_new_tokens: asked.max_new_tokens, eos: files.eos.clone(), context: asked.context };
+        let (tokenizer, files) = (ChatTokenizer::load(dir)?, GenerationConfig::read(dir)?);
         let sampling = asked.sampling(&files.sampling);
-        let mut text = Text { tokenizer: &tokenizer, stops: &asked.stop, said: 0, console };
+        let limits = Limits { max_new_tokens: asked.max_new_tokens, eos: files.eos, context: asked.context };
+        Ok(Self { writer, tokenizer, limits, sampling })
+    }
+
+    fn tokens(&self, given: &Given) -> anyhow::Result<Vec<u32>> {
+        Ok(match given {
+            Given::Text(text) => self.tokenizer.tokens(text, Frame::Own)?.ids,
+            Given::Conversation { messages, variables } => {
+                let text = self.tokenizer.template()?.text(messages, variables, Ending::Prompt)?;
+                self.tokenizer.tokens(&text, Frame::Bare)?.ids
+            }
+        })
+    }
+
+    fn write(&self, given: &Given, stops: &[String], console: Console) -> anyhow::Result<Report> {
+        let prompt = self.tokens(given)?;
+        let mut text = Text { tokenizer: &self.tokenizer, stops, said: 0, console };
         let mut failed = None;
         let watch = |tokens: &[u32]| match text.go_on(tokens) {
             Ok(next) => next,
@@ -97,7 +132,8 @@ impl Job for Writing<'_> {
                 Next::Stop
             }
         };
-        let written = generate(&writer.model, &writer.trained.adapter, &prompt, &sampling, &limits, watch)?;
+        let (model, adapter) = (&self.writer.model, &self.writer.trained.adapter);
+        let written = generate(model, adapter, &prompt, &self.sampling, &self.limits, watch)?;
         if let Some(error) = failed {
             return Err(error);
         }
@@ -116,6 +152,40 @@ impl Job for Writing<'_> {
             tokens_per_second: if later > 0.0 { later / (written.decode_ms / 1e3) } else { 0.0 },
             tokens: written.tokens,
         })
+    }
+}
+
+impl Job for Writing<'_> {
+    type Output = Report;
+
+    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<Report> {
+        let Self { asked, given, console } = self;
+        Desk::<B>::open(asked, console, device)?.write(&given, &asked.stop, console)
+    }
+}
+
+impl Job for Talking<'_> {
+    type Output = ();
+
+    fn run<B: Compute>(self, device: &B::Device) -> anyhow::Result<()> {
+        let Self { asked, console } = self;
+        let desk = Desk::<B>::open(asked, console, device)?;
+        desk.tokenizer.template()?;
+        console.say("Write a line and press enter; an empty one or the end of input ends the conversation.");
+        let mut messages = Vec::new();
+        for line in std::io::stdin().lines() {
+            let line = line?;
+            if line.trim().is_empty() {
+                break;
+            }
+            messages.push(json!({"role": "user", "content": line}));
+            let given = Given::Conversation { messages, variables: Map::new() };
+            let answer = desk.write(&given, &asked.stop, console)?;
+            let Given::Conversation { messages: before, .. } = given else { break };
+            messages = before;
+            messages.push(json!({"role": "assistant", "content": answer.text}));
+        }
+        Ok(())
     }
 }
 
@@ -170,26 +240,29 @@ impl Text<'_> {
 }
 
 impl Generate {
-    /// The tokens of what the model is given.
-    fn prompt(&self, tokenizer: &ChatTokenizer) -> anyhow::Result<Vec<u32>> {
+    /// What the model goes on from; `None` for a conversation at the terminal.
+    fn given(&self) -> anyhow::Result<Option<Given>> {
+        if let Some(prompt) = &self.prompt {
+            return Ok(Some(Given::Text(prompt.clone())));
+        }
         let Some(file) = &self.messages else {
-            let prompt =
-                self.prompt.as_deref().context("say what is to go on: --prompt TEXT or --messages FILE")?;
-            return Ok(tokenizer.tokens(prompt, Frame::Own)?.ids);
+            ensure!(
+                std::io::stdin().is_terminal() || self.talk,
+                "say what is to go on: --prompt TEXT or --messages FILE"
+            );
+            return Ok(None);
         };
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let shape =
             || format!("{}: write a JSON array of turns, or an object with `messages`", file.display());
-        let (messages, variables) = match serde_json::from_str(&text).with_context(shape)? {
-            Value::Array(messages) => (messages, Map::new()),
-            Value::Object(mut object) => match object.shift_remove("messages") {
-                Some(Value::Array(messages)) => (messages, object),
+        Ok(Some(match serde_json::from_str(&text).with_context(shape)? {
+            Value::Array(messages) => Given::Conversation { messages, variables: Map::new() },
+            Value::Object(mut variables) => match variables.shift_remove("messages") {
+                Some(Value::Array(messages)) => Given::Conversation { messages, variables },
                 _ => bail!(shape()),
             },
             _ => bail!(shape()),
-        };
-        let text = tokenizer.template()?.text(&messages, &variables, Ending::Prompt)?;
-        Ok(tokenizer.tokens(&text, Frame::Bare)?.ids)
+        }))
     }
 
     fn sampling(&self, files: &Sampling) -> Sampling {
@@ -219,8 +292,13 @@ impl Generate {
             "the model is an encoder, which does not write; `sara predict` says what it answers"
         );
         let console = console.aside();
-        let job = Writing { asked: &self, console };
-        let report = dispatch(device.unwrap_or(Device::Auto), console, job)?;
-        console.result(&report)
+        let device = device.unwrap_or(Device::Auto);
+        match self.given()? {
+            Some(given) => {
+                let job = Writing { asked: &self, given, console };
+                console.result(&dispatch(device, console, job)?)
+            }
+            None => dispatch(device, console, Talking { asked: &self, console }),
+        }
     }
 }

@@ -1,13 +1,12 @@
 //! `sara params`: count trainable parameters before there is anything to train.
 
-use sara_models::architecture::{Architecture, Family};
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use sara_core::{MethodConfig, ModelShape, Planned, RankPlan, Target, Targets};
+use sara_models::architecture::{Architecture, describe};
 use sara_models::checkpoint::Checkpoint;
-use sara_models::encoder::config::EncoderConfig;
 use sara_models::hub::locate;
 use sara_models::run::{Device, Run};
 use serde::Serialize;
@@ -24,9 +23,9 @@ pub(crate) struct Params {
     /// The method and its configuration, as JSON: '{"lora":{"rank":8}}'.
     #[arg(long)]
     method: String,
-    /// Module names, separated by commas, or all-linear.
-    #[arg(long, default_value = "query,value")]
-    targets: String,
+    /// Module names, separated by commas, or all-linear; queries and values by default.
+    #[arg(long)]
+    targets: Option<String>,
     /// Number of labels of the head; those of config.json by default.
     #[arg(long)]
     labels: Option<usize>,
@@ -96,12 +95,13 @@ impl Job for Plan<'_> {
 
 impl Params {
     pub(crate) fn run(self, device: Option<Device>, console: Console) -> anyhow::Result<()> {
-        let config = EncoderConfig::read(&locate(&self.model)?)?;
+        let config = describe(&locate(&self.model)?)?;
         let method = serde_json::from_str(&self.method).with_context(|| {
             format!("--method {}: write it as {{\"lora\": {{\"rank\": 8}}}}", self.method)
         })?;
         let method: MethodConfig = Run { method, ..Run::default() }.method()?;
-        let targets = parse_targets(&self.targets).select(&config.linears())?;
+        let targets = self.targets.as_deref().map_or_else(|| config.default_targets(), parse_targets);
+        let targets = targets.select(&config.linears())?;
         let job = Plan { method: &method, shape: config.shape(), targets: &targets, model: &self.model };
         let plan = dispatch(device.unwrap_or(Device::Cpu), console, job)?;
         let shape = config.shape();
@@ -112,12 +112,17 @@ impl Params {
             rank: planned.rank,
             trainable: method.count_at(planned),
         };
-        let n_labels = self.labels.or(config.labels.as_ref().map(Vec::len)).unwrap_or(2);
+        let n_labels = self.labels.or(config.n_labels()).unwrap_or(2);
+        let head = config.head_count(n_labels);
+        ensure!(
+            head > 0 || self.labels.is_none(),
+            "--labels is for a head, which this model has none of; leave it out"
+        );
         let report = Report {
             trainable: method.count(shape, &plan),
-            head: config.head_count(n_labels),
+            head,
             shared: method.count_shared(shape, &plan),
-            total: config.parameter_count() + config.head_count(n_labels),
+            total: config.parameter_count() + head,
             sites: plan.sites.iter().map(site).collect(),
         };
         let heading = ["layer", "shape", "rank", "trainable"].map(str::to_owned).to_vec();
@@ -130,12 +135,15 @@ impl Params {
             ]
         };
         console.say(table(&std::iter::once(heading).chain(report.sites.iter().map(row)).collect::<Vec<_>>()));
+        let of_head = match head {
+            0 => String::new(),
+            head => format!(", and {} in a head of {n_labels} labels", count(head)),
+        };
         console.say(format!(
-            "trainable   {} ({:.3} % of {}), and {} in a head of {n_labels} labels",
+            "trainable   {} ({:.3} % of {}){of_head}",
             count(report.trainable),
             100.0 * report.trainable as f64 / report.total as f64,
             count(report.total),
-            count(report.head)
         ));
         console.result(&report)
     }
