@@ -7,6 +7,7 @@ mod attention;
 mod causal;
 mod kernels;
 mod linear;
+mod narrow;
 
 use std::mem::MaybeUninit;
 

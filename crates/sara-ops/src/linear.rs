@@ -6,7 +6,7 @@ use burn::tensor::{Shape, Tensor, TensorMetadata};
 
 use crate::{LayerOps, primitive, tensor};
 
-/// `x weight + bias`.
+/// `x weight + bias`; a weight of another element type is widened to that of `x`.
 ///
 /// # Shapes
 /// - `x`: `[.., d_in]`
@@ -74,7 +74,9 @@ pub(crate) fn stock_linear<B: Backend>(
     bias: Option<FloatTensor<B>>,
 ) -> FloatTensor<B> {
     let shape = x.shape();
-    let y = rows::<B>(x).matmul(tensor(weight));
+    let x = rows::<B>(x);
+    let weight = tensor::<B, 2>(weight).cast(x.dtype());
+    let y = x.matmul(weight);
     let y = match bias {
         Some(bias) => y + tensor::<B, 1>(bias).unsqueeze(),
         None => y,
@@ -88,7 +90,9 @@ pub(crate) fn stock_linear_backward<B: Backend>(
     known: Option<FloatTensor<B>>,
 ) -> FloatTensor<B> {
     let shape = grad.shape();
-    let of_x = rows::<B>(grad).matmul(tensor::<B, 2>(weight).transpose());
+    let grad = rows::<B>(grad);
+    let weight = tensor::<B, 2>(weight).cast(grad.dtype());
+    let of_x = grad.matmul(weight.transpose());
     let of_x = like_rows::<B>(of_x, shape);
     match known {
         Some(known) => B::float_add(of_x, known),

@@ -37,6 +37,15 @@ impl<'a> Matrix<'a> {
         self.shape[1]
     }
 
+    /// The values of one row.
+    ///
+    /// # Panics
+    /// If there is no such row, or the matrix is transposed.
+    pub fn row(self, row: usize) -> &'a [f32] {
+        let Self { data, shape: [_, n_cols], .. } = self.rows((row, 1));
+        &data[..n_cols]
+    }
+
     /// `count` rows from `start`.
     ///
     /// # Panics
@@ -241,6 +250,11 @@ impl<'a> Unwritten<'a> {
         // SAFETY: the buffer is as large as the matrix, as was just checked, and is borrowed while there are blocks of it.
         let blocks = unsafe { blocks(buffer.as_mut_ptr().cast(), [n_rows, n_cols], block) };
         blocks.into_iter().map(|block| Self(block.matrix)).collect()
+    }
+
+    /// Number of columns.
+    pub fn n_cols(&self) -> usize {
+        self.0.shape[1]
     }
 
     /// The first rows and the others.

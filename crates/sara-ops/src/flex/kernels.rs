@@ -9,6 +9,8 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E, PI};
 
+use burn::tensor::{bf16, f16};
+
 use crate::quantize::DOUBLINGS;
 
 /// Partial sums of a reduction: one AVX-512 register.
@@ -182,6 +184,30 @@ vectorized! {
         }
     }
 
+    /// The values of 16 bits as f32.
+    fn widen_bf16(out: &mut [f32], values: &[bf16]) {
+        for (out, &value) in out.iter_mut().zip(values) {
+            *out = of_bf16(value);
+        }
+    }
+
+    /// The same of the other kind.
+    fn widen_f16(out: &mut [f32], values: &[f16]) {
+        for (out, &value) in out.iter_mut().zip(values) {
+            *out = of_f16(value);
+        }
+    }
+
+    /// The sum of all products.
+    fn dot_bf16(values: &[bf16], x: &[f32]) -> f32 {
+        dot(values, x, of_bf16)
+    }
+
+    /// The same of the other kind.
+    fn dot_f16(values: &[f16], x: &[f32]) -> f32 {
+        dot(values, x, of_f16)
+    }
+
     /// Turns the gradient of [`softmax`]'s result `p`, rows of `n` values, into that of its scores.
     fn softmax_backward(p: &[f32], grad: &mut [f32], n: usize, scale: f32) {
         for (p, grad) in p.chunks_exact(n).zip(grad.chunks_exact_mut(n)) {
@@ -248,6 +274,37 @@ fn mean_and_inverse_deviation(row: &[f32], epsilon: f32) -> (f32, f32) {
     let mean = share * sum(row, row, |x, _| x);
     let variance = share * sum(row, row, |x, _| (x - mean) * (x - mean));
     (mean, (variance + epsilon).sqrt().recip())
+}
+
+#[inline(always)]
+fn of_bf16(value: bf16) -> f32 {
+    f32::from_bits(u32::from(value.to_bits()) << 16)
+}
+
+/// A finite value: its bits in the places that they have in f32, and the exponent's other zero made good by a product.
+#[inline(always)]
+fn of_f16(value: f16) -> f32 {
+    const TWO_TO_112: f32 = f32::from_bits(0x7780_0000);
+    let bits = u32::from(value.to_bits());
+    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * TWO_TO_112;
+    f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
+}
+
+/// The sum of all products in four registers, in an order that depends on the length alone.
+#[inline(always)]
+fn dot<T: Copy>(values: &[T], x: &[f32], widen: impl Fn(T) -> f32) -> f32 {
+    const WIDE: usize = 4 * LANES;
+    let ((values, rest), (x, x_rest)) = (values.as_chunks::<WIDE>(), x.as_chunks::<WIDE>());
+    let mut lanes = [0.0; WIDE];
+    for (values, x) in values.iter().zip(x) {
+        for ((lane, &value), &x) in lanes.iter_mut().zip(values).zip(x) {
+            *lane += widen(value) * x;
+        }
+    }
+    for ((lane, &value), &x) in lanes.iter_mut().zip(rest).zip(x_rest) {
+        *lane += widen(value) * x;
+    }
+    lanes.iter().sum()
 }
 
 #[inline(always)]

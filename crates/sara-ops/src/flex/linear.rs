@@ -11,6 +11,7 @@ use burn::tensor::{DType, Shape};
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
+use super::narrow::Narrow;
 use super::{contiguous, tensor};
 use crate::buffer::transpose;
 use crate::linear::{
@@ -33,6 +34,16 @@ const BAND: usize = 512;
 const CHUNK: usize = 16 * 1024;
 
 pub(super) fn forward(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
+    let weight = match Narrow::of(weight) {
+        Ok(narrow) if all_fuse([&x, &x], bias.as_ref()) => {
+            let shape = x.layout().shape().clone();
+            let bias = bias.map(contiguous);
+            let bias = bias.as_ref().map(FlexTensor::storage::<f32>);
+            return narrow.product(matrix(&contiguous(x)), bias, shape);
+        }
+        Ok(narrow) => narrow.into_tensor(),
+        Err(weight) => weight,
+    };
     if !all_fuse([&x, &weight], bias.as_ref()) {
         return stock_linear::<Flex>(x, weight, bias);
     }
@@ -44,6 +55,18 @@ pub(super) fn forward(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor
 }
 
 pub(super) fn backward(weight: FlexTensor, grad: FlexTensor, known: Option<FlexTensor>) -> FlexTensor {
+    let weight = match Narrow::of(weight) {
+        Ok(narrow) if all_fuse([&grad, &grad], known.as_ref()) => {
+            let shape = grad.layout().shape().clone();
+            let of_x = narrow.transposed().product(matrix(&contiguous(grad)), None, shape);
+            return match known {
+                Some(known) => sum(of_x, known),
+                None => of_x,
+            };
+        }
+        Ok(narrow) => narrow.into_tensor(),
+        Err(weight) => weight,
+    };
     if !all_fuse([&weight, &grad], known.as_ref()) {
         return stock_linear_backward::<Flex>(weight, grad, known);
     }

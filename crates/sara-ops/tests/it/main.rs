@@ -1,6 +1,7 @@
 //! The fused operations against the same formulas in burn's own operations, values and gradients.
 
 mod decoder;
+mod narrow;
 mod quantize;
 
 use burn::tensor::activation::softmax;
