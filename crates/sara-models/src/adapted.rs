@@ -13,7 +13,7 @@ use sara_svd::SvdOps;
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::{Family, PeftHead};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, WeightType};
 use crate::classify::Classes;
 use crate::data::{Columns, Rows, Task};
 use crate::encoder::config::EncoderConfig;
@@ -46,6 +46,27 @@ pub enum Base {
     TrainedOn,
     /// Any of the same shape.
     Any,
+}
+
+/// How a model is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    /// Beside which base the adapter may be.
+    pub base: Base,
+    /// How the frozen weights lie in memory; encoders have f32 alone.
+    pub weight_type: WeightType,
+}
+
+impl Default for Opening {
+    fn default() -> Self {
+        Self { base: Base::TrainedOn, weight_type: WeightType::F32 }
+    }
+}
+
+impl From<Base> for Opening {
+    fn from(base: Base) -> Self {
+        Self { base, ..Self::default() }
+    }
 }
 
 /// A model with its adapter and head.
@@ -86,7 +107,7 @@ pub trait Opens: Trains {
     fn open_beside<B: LayerOps + SvdOps>(
         model: &Path,
         adapter: Option<&Path>,
-        base: Base,
+        opening: Opening,
         device: &B::Device,
     ) -> Result<Adapted<B, Self>>;
 
@@ -213,15 +234,20 @@ impl<B: LayerOps + SvdOps, F: Opens> Adapted<B, F> {
     /// # Errors
     /// As [`Self::open_beside`].
     pub fn open(model: &Path, adapter: Option<&Path>, device: &B::Device) -> Result<Self> {
-        Self::open_beside(model, adapter, Base::TrainedOn, device)
+        Self::open_beside(model, adapter, Opening::default(), device)
     }
 
-    /// The same, with a word on which base will do.
+    /// The same, with a word on which base will do and how the weights are held.
     ///
     /// # Errors
     /// [`Error::NoHead`] if neither has a head for the task, or what reading said.
-    pub fn open_beside(model: &Path, adapter: Option<&Path>, base: Base, device: &B::Device) -> Result<Self> {
-        F::open_beside(model, adapter, base, device)
+    pub fn open_beside(
+        model: &Path,
+        adapter: Option<&Path>,
+        opening: impl Into<Opening>,
+        device: &B::Device,
+    ) -> Result<Self> {
+        F::open_beside(model, adapter, opening.into(), device)
     }
 }
 

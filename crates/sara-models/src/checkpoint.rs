@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor, TensorData};
+use safetensors::Dtype;
 use sara_core::{AnyAdapter, LayerOps, MethodConfig, RankPlan, Seed, Target, Targets, WeightSource};
 use sara_svd::SvdOps;
 
@@ -18,6 +19,7 @@ pub mod loader;
 mod save;
 pub mod weights;
 
+pub use loader::WeightType;
 pub use save::SavedHead;
 
 /// The directory of a checkpoint, with its weights mapped and not yet read.
@@ -167,6 +169,11 @@ impl<A: Architecture> Checkpoint<A> {
         Ok((adapter, plan))
     }
 
+    /// Bytes of all tensors in the files.
+    pub fn bytes(&self) -> usize {
+        self.weights.names().filter_map(|name| self.weights.tensor(name)).map(|view| view.data().len()).sum()
+    }
+
     /// A hash of the backbone: names and shapes of its tensors, and some values of each.
     ///
     /// It tells one base from another of the same shape. Reads a few pages of the file, whatever its size.
@@ -191,6 +198,11 @@ impl<A: Architecture> Checkpoint<A> {
             self.weights.release(name);
         }
         hash.finish()
+    }
+
+    /// How the files have a tensor, by its name in a model with a head.
+    pub(crate) fn dtype(&self, name: &str) -> Option<Dtype> {
+        Some(self.weights.tensor(&self.names.in_file(name))?.dtype())
     }
 
     /// The values of a tensor in f32, by its name in a model with a head.

@@ -21,6 +21,7 @@ use crate::{AttentionInputs, CausalInputs, LayerOps};
 
 impl<B: LayerOps, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
     const BIT_FOR_BIT: bool = B::BIT_FOR_BIT;
+    const NARROW_WEIGHTS: bool = B::NARROW_WEIGHTS;
 
     fn fused_linear(
         x: FloatTensor<Self>,

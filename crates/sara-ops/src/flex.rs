@@ -27,6 +27,7 @@ const CHUNK: usize = 16 * 1024;
 
 impl LayerOps for Flex {
     const BIT_FOR_BIT: bool = true;
+    const NARROW_WEIGHTS: bool = true;
 
     fn fused_linear(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
         linear::forward(x, weight, bias)

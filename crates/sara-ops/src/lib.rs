@@ -43,6 +43,10 @@ pub trait LayerOps: Backend {
     /// the same bits.
     const BIT_FOR_BIT: bool = false;
 
+    /// Whether weights of 16 bits stay so in memory: linear layers and tables of rows widen them piece by piece. Elsewhere
+    /// a weight is widened as a whole each time.
+    const NARROW_WEIGHTS: bool = false;
+
     /// See [`linear`](linear()).
     fn fused_linear(
         x: FloatTensor<Self>,

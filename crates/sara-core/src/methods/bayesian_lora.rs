@@ -317,7 +317,8 @@ impl<B: LayerOps> Bayesian<B> {
         let quantizers = &self.quantizers;
         let out = match (&quantizers.base, open.at("base")) {
             (Some(quantizer), Some(open)) => {
-                let (w, b) = (base.weight.val(), base.bias.as_ref().map(Param::val));
+                let w = base.weight.val().cast(x.dtype());
+                let b = base.bias.as_ref().map(Param::val);
                 let range = quantizer.range();
                 let b = b.map(|b| quantize(b, range.clone(), open));
                 ops::linear(x, quantize(w, range, open), b)

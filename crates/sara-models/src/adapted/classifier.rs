@@ -9,8 +9,9 @@ use sara_svd::SvdOps;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Adapted, Answer, Base, Opens, read_adapter};
+use super::{Adapted, Answer, Opening, Opens, read_adapter};
 use crate::architecture::Architecture;
+use crate::checkpoint::WeightType;
 use crate::classify::evaluate::observe;
 use crate::classify::{Dataset, Labels};
 use crate::data::{Columns, Rows, Task};
@@ -25,12 +26,19 @@ impl Opens for EncoderConfig {
     fn open_beside<B: LayerOps + SvdOps>(
         model: &Path,
         adapter: Option<&Path>,
-        base: Base,
+        opening: Opening,
         device: &B::Device,
     ) -> Result<Adapted<B>> {
+        if !matches!(opening.weight_type, WeightType::F32 | WeightType::Checkpoint) {
+            let (field, found) = ("dtype".to_owned(), format!("{:?}", opening.weight_type).to_lowercase());
+            let expected = "f32 or checkpoint, which an encoder is computed in".to_owned();
+            return Err(Error::Config { field, found, expected });
+        }
         let checkpoint = EncoderCheckpoint::open(model)?;
         let (stored, mut notes) = match adapter {
-            Some(dir) => read_adapter(dir, &checkpoint, base).map(|(stored, notes)| (Some(stored), notes))?,
+            Some(dir) => {
+                read_adapter(dir, &checkpoint, opening.base).map(|(stored, notes)| (Some(stored), notes))?
+            }
             None => (None, Vec::new()),
         };
         let of_adapter = stored.as_ref().filter(|stored| !stored.head.is_empty());

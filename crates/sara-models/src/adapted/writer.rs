@@ -6,7 +6,7 @@ use std::path::Path;
 use sara_core::{LayerOps, Seen};
 use sara_svd::SvdOps;
 
-use super::{Adapted, Answer, Base, Opens, read_adapter};
+use super::{Adapted, Answer, Opening, Opens, read_adapter};
 use crate::architecture::Architecture;
 use crate::causal_lm::evaluate::observe;
 use crate::causal_lm::{ChatTokenizer, Dataset, Examples, TrainOn};
@@ -24,15 +24,17 @@ impl Opens for DecoderConfig {
     fn open_beside<B: LayerOps + SvdOps>(
         model: &Path,
         adapter: Option<&Path>,
-        base: Base,
+        opening: Opening,
         device: &B::Device,
     ) -> Result<Writer<B>> {
         let checkpoint = DecoderCheckpoint::open(model)?;
         let (stored, mut notes) = match adapter {
-            Some(dir) => read_adapter(dir, &checkpoint, base).map(|(stored, notes)| (Some(stored), notes))?,
+            Some(dir) => {
+                read_adapter(dir, &checkpoint, opening.base).map(|(stored, notes)| (Some(stored), notes))?
+            }
             None => (None, Vec::new()),
         };
-        let LoadedDecoder { model, notes: of_model } = checkpoint.load(device)?;
+        let LoadedDecoder { model, notes: of_model } = checkpoint.load(opening.weight_type, device)?;
         notes.extend(of_model);
         let mut built = None;
         if let Some(stored) = &stored {

@@ -57,14 +57,15 @@ where
         trained: &Trained<B, A, NoHead<B>>,
         batch: &Batch,
         pass: &mut Pass<B>,
-        penalty: Option<Tensor<B, 1>>,
+        penalty: &dyn Fn() -> Option<Tensor<B, 1>>,
     ) -> Result<(Tensor<B::InnerBackend, 1>, GradientsParams)> {
         let (loss, mut gradients) = match self.kept {
-            Kept::All => at_once(self, trained, batch, pass, None)?,
+            Kept::All => at_once(self, trained, batch, pass, &|| None)?,
             Kept::Blocks => self.by_blocks(trained, batch, pass)?,
         };
-        // By itself either way, so that both add in one order.
-        if let Some(penalty) = penalty {
+        // By itself either way, so that both add in one order; and made after the task's graph is gone, since a way back
+        // clears more of burn's graphs than its own.
+        if let Some(penalty) = penalty() {
             let of_penalty = GradientsParams::from_grads(penalty.backward(), trained);
             accumulate(trained, &mut gradients, of_penalty, 1.0);
         }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{CausalLm, ChatTokenizer, Dataset, Examples, Item, Kept, Packing, Report, causal_lm};
 use crate::adapted::Answer;
 use crate::architecture::Architecture;
+use crate::checkpoint::WeightType;
 use crate::data::{Rows, Task, VALID_SHARE};
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::{Decoder, DecoderCheckpoint, LoadedDecoder, check_tokens};
@@ -39,7 +40,7 @@ impl Learnable for Dataset {
         &self.report
     }
 
-    fn plan(&self, run: &Run, config: &dyn Architecture) -> Option<Value> {
+    fn plan(&self, run: &Run, config: &dyn Architecture, weight_bytes: usize) -> Option<Value> {
         const SHOWN: usize = 3;
         let sample = |item: &Item| json!({"tokens": item.ids, "trained": item.trained});
         let samples: Vec<Value> = self.items.iter().take(SHOWN).map(sample).collect();
@@ -53,14 +54,14 @@ impl Learnable for Dataset {
             "truncated": truncated,
             "dropped": dropped,
             "boundary_moved": boundary_moved,
-            "memory_bytes": self.memory_bytes(run, config),
+            "memory_bytes": self.memory_bytes(run, config, weight_bytes),
         }))
     }
 }
 
 impl Dataset {
     /// About how much memory a run on the CPU takes: the weights, and of the longest micro-batch what its way back needs.
-    fn memory_bytes(&self, run: &Run, config: &dyn Architecture) -> u64 {
+    fn memory_bytes(&self, run: &Run, config: &dyn Architecture, weight_bytes: usize) -> u64 {
         const F32: usize = 4;
         let lengths = self.lengths();
         let rows = self.rows(packing(&run.data));
@@ -73,7 +74,12 @@ impl Dataset {
             let blocks = config.shape().n_layers.max(1);
             widths = widths / blocks + blocks * config.linears().first().map_or(0, |linear| linear.d_in);
         }
-        ((config.parameter_count() + tokens * widths) * F32) as u64
+        let weights = match run.dtype {
+            WeightType::Checkpoint => weight_bytes,
+            WeightType::Bf16 | WeightType::F16 => config.parameter_count() * 2,
+            _ => config.parameter_count() * F32,
+        };
+        (weights + tokens * widths * F32) as u64
     }
 }
 
@@ -129,7 +135,8 @@ impl Trains for DecoderConfig {
         say: &mut dyn FnMut(&'static str, &str),
         device: &B::Device,
     ) -> Result<Ready<Self, B>> {
-        let LoadedDecoder { model, notes } = prepared.checkpoint.load::<Autodiff<B>>(device)?;
+        let LoadedDecoder { model, notes } =
+            prepared.checkpoint.load::<Autodiff<B>>(prepared.run.dtype, device)?;
         for note in &notes {
             say("note", note);
         }

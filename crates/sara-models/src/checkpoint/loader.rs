@@ -5,14 +5,70 @@ use std::collections::BTreeSet;
 use burn::module::Param;
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor, TensorData};
-use safetensors::tensor::TensorView;
+use burn::tensor::{Bytes, DType, Tensor, TensorData};
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, TensorView};
 use sara_core::parameters::state;
+use serde::{Deserialize, Serialize};
 
 use super::Names;
-use super::weights::{Weights, to_f32, to_f32_transposed};
+use super::weights::{Weights, to_bf16, to_f16, to_f32, to_f32_transposed};
 use crate::data::listed;
 use crate::error::Error;
+
+/// How the values of a frozen model lie in memory. Norms and biases are f32 in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum WeightType {
+    /// As the files have them.
+    #[default]
+    Checkpoint,
+    /// In 32 bits.
+    F32,
+    /// In 16 bits, with the exponent of f32.
+    Bf16,
+    /// In 16 bits, with three digits.
+    F16,
+    /// In 8 bits, with a scale for 32 of them.
+    Int8,
+    /// In 4 bits, with a scale for 32 of them.
+    Int4,
+}
+
+impl WeightType {
+    /// Whether a backend that keeps weights of 16 bits, or not, can hold them so; a line where it holds them wider.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it cannot.
+    pub(crate) fn check(self, keeps_narrow: bool) -> Result<Option<String>, Error> {
+        let refuse = |found: &str, expected: &str| {
+            let (field, found, expected) = ("dtype".to_owned(), found.to_owned(), expected.to_owned());
+            Err(Error::Config { field, found, expected })
+        };
+        match self {
+            Self::Int8 => refuse("int8", "checkpoint, f32, bf16 or f16; 8 bits are not there yet"),
+            Self::Int4 => refuse("int4", "checkpoint, f32, bf16 or f16; 4 bits are not there yet"),
+            Self::Bf16 | Self::F16 if !keeps_narrow => refuse(
+                "16 bits",
+                "f32 or checkpoint on this device, which has weights of 32 bits alone; the cpu has both",
+            ),
+            Self::Checkpoint if !keeps_narrow => {
+                Ok(Some("weights are held in f32, whatever the files have, on this device".to_owned()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The type in memory of a tensor that the file has as `dtype`.
+    fn of(self, dtype: Dtype) -> DType {
+        match (self, dtype) {
+            (Self::Bf16, _) | (Self::Checkpoint, Dtype::BF16) => DType::BF16,
+            (Self::F16, _) | (Self::Checkpoint, Dtype::F16) => DType::F16,
+            _ => DType::F32,
+        }
+    }
+}
 
 /// Reads tensors, and notes what does not fit instead of stopping at it.
 #[derive(Debug)]
@@ -21,6 +77,7 @@ pub struct Loader<'a, B: Backend> {
     /// From a name of the model with a head to the file's.
     names: Names,
     device: &'a B::Device,
+    weight_type: WeightType,
     used: BTreeSet<String>,
     problems: Vec<String>,
 }
@@ -28,7 +85,13 @@ pub struct Loader<'a, B: Backend> {
 impl<'a, B: Backend> Loader<'a, B> {
     /// A loader of the tensors of a checkpoint whose files have these names.
     pub(crate) fn new(weights: &'a Weights, names: Names, device: &'a B::Device) -> Self {
-        Self { weights, names, device, used: BTreeSet::new(), problems: Vec::new() }
+        let weight_type = WeightType::F32;
+        Self { weights, names, device, weight_type, used: BTreeSet::new(), problems: Vec::new() }
+    }
+
+    /// The same, with weights and tables of another type.
+    pub(crate) fn with_weights(self, weight_type: WeightType) -> Self {
+        Self { weight_type, ..self }
     }
 
     /// Where tensors go.
@@ -73,25 +136,53 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// The same of a layer that has no bias.
     pub fn linear_without_bias(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear<B> {
-        let weight = self.read(&format!("{path}.weight"), &[d_out, d_in], to_f32_transposed);
-        let weight =
-            state(Tensor::from_data(TensorData::new(weight, [d_in, d_out]), (self.device, DType::F32)));
-        Linear { weight, bias: None }
+        let (name, shape) = (format!("{path}.weight"), [d_out, d_in]);
+        let weight = if let Some(weight) = self.narrow(&name, shape) {
+            // Turned without a copy.
+            weight.transpose()
+        } else {
+            let values = self.read(&name, &shape, to_f32_transposed, |value| value.is_finite());
+            Tensor::from_data(TensorData::new(values, [d_in, d_out]), (self.device, DType::F32))
+        };
+        Linear { weight: state(weight), bias: None }
+    }
+
+    /// The table of rows `name`, frozen, in the type of weights.
+    pub fn table(&mut self, name: &str, shape: [usize; 2]) -> Param<Tensor<B, 2>> {
+        match self.narrow(name, shape) {
+            Some(table) => state(table),
+            None => self.tensor(name, shape),
+        }
+    }
+
+    /// A matrix in 16 bits, in the file's order; `None` where it is to be in f32.
+    fn narrow(&mut self, name: &str, shape: [usize; 2]) -> Option<Tensor<B, 2>> {
+        let view = self.weights.tensor(&self.names.in_file(name))?;
+        let dtype = self.weight_type.of(view.dtype());
+        let bytes = match dtype {
+            DType::BF16 => {
+                Bytes::from_elems(self.read(name, &shape, to_bf16, |value: &bf16| value.is_finite()))
+            }
+            DType::F16 => Bytes::from_elems(self.read(name, &shape, to_f16, |value: &f16| value.is_finite())),
+            _ => return None,
+        };
+        Some(Tensor::from_data(TensorData::from_bytes(bytes, shape, dtype), (self.device, dtype)))
     }
 
     /// The tensor `name`, frozen.
     pub fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Param<Tensor<B, D>> {
-        let values = self.read(name, &shape, to_f32);
+        let values = self.read(name, &shape, to_f32, |value| value.is_finite());
         state(Tensor::from_data(TensorData::new(values, shape), (self.device, DType::F32)))
     }
 
     /// The values of a tensor; zeros where it does not fit, which then is among the problems.
-    fn read(
+    fn read<T: Clone + Default>(
         &mut self,
         name: &str,
         shape: &[usize],
-        convert: impl Fn(&TensorView<'_>) -> Option<Vec<f32>>,
-    ) -> Vec<f32> {
+        convert: impl Fn(&TensorView<'_>) -> Option<Vec<T>>,
+        is_finite: impl Fn(&T) -> bool,
+    ) -> Vec<T> {
         let name = self.names.in_file(name);
         let weights = self.weights;
         let problem = match weights.tensor(&name) {
@@ -101,7 +192,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             }
             Some(view) => match convert(&view) {
                 None => format!("{name}: expected F64, F32, F16 or BF16, found {}", view.dtype()),
-                Some(values) => match values.iter().filter(|value| !value.is_finite()).count() {
+                Some(values) => match values.iter().filter(|value| !is_finite(value)).count() {
                     0 => {
                         weights.release(&name);
                         self.used.insert(name);
@@ -113,6 +204,6 @@ impl<'a, B: Backend> Loader<'a, B> {
         };
         self.problems.push(problem);
         self.used.insert(name);
-        vec![0.0; shape.iter().product()]
+        vec![T::default(); shape.iter().product()]
     }
 }

@@ -194,6 +194,26 @@ pub fn to_f32_transposed(view: &TensorView<'_>) -> Option<Vec<f32>> {
     })
 }
 
+/// The values of a tensor in bf16, rounded where the file has more digits.
+pub(crate) fn to_bf16(view: &TensorView<'_>) -> Option<Vec<bf16>> {
+    match view.dtype() {
+        Dtype::BF16 => {
+            Some(view.data().as_chunks().0.iter().map(|&bytes| bf16::from_le_bytes(bytes)).collect())
+        }
+        _ => Some(to_f32(view)?.into_iter().map(bf16::from_f32).collect()),
+    }
+}
+
+/// The same in f16.
+pub(crate) fn to_f16(view: &TensorView<'_>) -> Option<Vec<f16>> {
+    match view.dtype() {
+        Dtype::F16 => {
+            Some(view.data().as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes)).collect())
+        }
+        _ => Some(to_f32(view)?.into_iter().map(f16::from_f32).collect()),
+    }
+}
+
 /// A weight as burn holds it, `[d_in, d_out]`, in the orientation of Hugging Face, `[d_out, d_in]`.
 pub fn in_file_order(weight: &TensorData) -> TensorData {
     let [rows, columns] = [weight.shape[0], weight.shape[1]];

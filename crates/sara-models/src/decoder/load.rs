@@ -1,15 +1,17 @@
 //! A decoder out of the files of a checkpoint.
 
 use burn::tensor::backend::Backend;
+use safetensors::Dtype;
+use sara_ops::LayerOps;
 
 use super::config::DecoderConfig;
 use super::{Decoder, Layer, Norm};
 use crate::architecture::{Architecture, Family};
-use crate::checkpoint::Checkpoint;
 use crate::checkpoint::loader::Loader;
+use crate::checkpoint::{Checkpoint, WeightType};
 use crate::error::Error;
 
-/// A model, in f32.
+/// A model.
 #[derive(Debug)]
 pub struct LoadedDecoder<B: Backend> {
     /// The model, frozen.
@@ -29,22 +31,31 @@ impl DecoderCheckpoint {
     ///
     /// # Errors
     /// [`Error::Mismatch`] that lists everything missing, unknown, misshapen or not finite.
-    pub fn load<B: Backend>(&self, device: &B::Device) -> Result<LoadedDecoder<B>, Error> {
-        let mut loader = self.loader(device);
+    pub fn load<B: LayerOps>(
+        &self,
+        weight_type: WeightType,
+        device: &B::Device,
+    ) -> Result<LoadedDecoder<B>, Error> {
+        let wider = weight_type.check(B::NARROW_WEIGHTS)?;
+        let is_narrow =
+            |name: &str| self.dtype(name).is_some_and(|dtype| dtype != Dtype::F32 && dtype != Dtype::F64);
+        let wider = wider.filter(|_| is_narrow("model.embed_tokens.weight"));
+        let held = if B::NARROW_WEIGHTS { weight_type } else { WeightType::F32 };
+        let mut loader = self.loader(device).with_weights(held);
         let model = self.config.load(&mut loader);
         let left_out = loader.finish(
             // A copy of the embeddings.
             |name| self.leaves_out(name) || self.config.tied && self.name_in_model(name) == OUTPUT,
             |name| self.name_inside(name).is_some() || self.name_in_model(name) == OUTPUT,
         )?;
-        Ok(LoadedDecoder { model, notes: left_out.into_iter().collect() })
+        Ok(LoadedDecoder { model, notes: wider.into_iter().chain(left_out).collect() })
     }
 }
 
 /// The frozen decoder.
 pub(super) fn decoder<B: Backend>(config: &DecoderConfig, loader: &mut Loader<'_, B>) -> Decoder<B> {
     let table = [config.vocab_size, config.hidden];
-    let embeddings = loader.tensor("model.embed_tokens.weight", table);
+    let embeddings = loader.table("model.embed_tokens.weight", table);
     let linears = config.linears();
     let block = |(layer, linears): (usize, &[sara_core::Target])| {
         let path = format!("model.layers.{layer}");
@@ -78,7 +89,7 @@ pub(super) fn decoder<B: Backend>(config: &DecoderConfig, loader: &mut Loader<'_
         embeddings,
         layers,
         norm: norm(config, loader, "model.norm", config.hidden),
-        output: (!config.tied).then(|| loader.tensor(OUTPUT, table)),
+        output: (!config.tied).then(|| loader.table(OUTPUT, table)),
         config: config.clone(),
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::causal_lm::TrainOn;
+use crate::checkpoint::WeightType;
 use crate::data::{Columns, Format, Task};
 use crate::error::Error;
 use crate::hub::expanded;
@@ -36,6 +37,9 @@ pub struct Run {
     pub seed: u64,
     /// Dropout inside the frozen backbone. Default 0: it is not trained, so there is nothing to regularise.
     pub backbone_dropout: BackboneDropout,
+    /// How the frozen weights lie in memory; for causal-lm. Default as the checkpoint has them.
+    #[serde(skip_serializing_if = "is_default")]
+    pub dtype: WeightType,
     /// Whether each block is computed again on the way back, in place of what it would keep; for causal-lm. Default false.
     #[serde(skip_serializing_if = "is_default")]
     pub gradient_checkpointing: bool,
@@ -67,6 +71,7 @@ impl Default for Run {
             seed: 0,
             backbone_dropout: BackboneDropout::Rate(0.0),
             gradient_checkpointing: false,
+            dtype: WeightType::default(),
             save_every: 200,
             eval_every: None,
             init_adapter: None,
@@ -371,6 +376,9 @@ impl Run {
                 check(name.is_none(), field, &found, expected)?;
             }
         } else {
+            let is_kept = matches!(self.dtype, WeightType::Checkpoint | WeightType::F32);
+            let found = format!("{:?}", self.dtype).to_lowercase();
+            check(is_kept, "dtype", &found, "f32 or checkpoint, except for task = \"causal-lm\"")?;
             let found = self.gradient_checkpointing;
             check(!found, "gradient_checkpointing", &found, "false, except for task = \"causal-lm\"")?;
             check(!data.packing, "data.packing", &data.packing, "false, except for task = \"causal-lm\"")?;

@@ -30,9 +30,9 @@ pub trait Learnable: Debug + Sync {
     /// What they are like, for people.
     fn report(&self) -> &dyn Display;
 
-    /// What a dry run says of them to a script, if anything.
-    fn plan(&self, run: &Run, config: &dyn Architecture) -> Option<Value> {
-        let _ = (run, config);
+    /// What a dry run says of them to a script, if anything; the model's files hold `weight_bytes`.
+    fn plan(&self, run: &Run, config: &dyn Architecture, weight_bytes: usize) -> Option<Value> {
+        let _ = (run, config, weight_bytes);
         None
     }
 }

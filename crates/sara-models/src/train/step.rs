@@ -24,7 +24,7 @@ pub trait Objective<B: TrainOps, T: AutodiffModule<B>> {
     /// Where the model cannot take the examples.
     fn loss(&self, trained: &T, batch: &Self::Batch, pass: &mut Pass<B>) -> Result<Tensor<B, 1>>;
 
-    /// The same loss, and the gradients of its sum with `penalty` by all that is trained.
+    /// The same loss, and the gradients of its sum with what `penalty` gives by all that is trained.
     ///
     /// # Errors
     /// As [`Self::loss`].
@@ -33,7 +33,7 @@ pub trait Objective<B: TrainOps, T: AutodiffModule<B>> {
         trained: &T,
         batch: &Self::Batch,
         pass: &mut Pass<B>,
-        penalty: Option<Tensor<B, 1>>,
+        penalty: &dyn Fn() -> Option<Tensor<B, 1>>,
     ) -> Result<(Tensor<B::InnerBackend, 1>, GradientsParams)> {
         at_once(self, trained, batch, pass, penalty)
     }
@@ -48,11 +48,11 @@ pub fn at_once<B: TrainOps, T: AutodiffModule<B>, O: Objective<B, T> + ?Sized>(
     trained: &T,
     batch: &O::Batch,
     pass: &mut Pass<B>,
-    penalty: Option<Tensor<B, 1>>,
+    penalty: &dyn Fn() -> Option<Tensor<B, 1>>,
 ) -> Result<(Tensor<B::InnerBackend, 1>, GradientsParams)> {
     let task = objective.loss(trained, batch, pass)?;
     let loss = task.clone().inner();
-    let whole = match penalty {
+    let whole = match penalty() {
         Some(penalty) => task + penalty,
         None => task,
     };
@@ -108,8 +108,8 @@ where
     for (micro_batch, batch) in micro_batches.iter().enumerate() {
         let pass = Pass::training(Noise { seed, step: progress.step, micro_batch });
         let mut pass = if trained.adapter.records() { pass.recording() } else { pass };
-        let penalty = trained.adapter.penalty(progress);
-        let (of_task, of_batch) = objective.gradients(&trained, batch, &mut pass, penalty)?;
+        let penalty = || trained.adapter.penalty(progress);
+        let (of_task, of_batch) = objective.gradients(&trained, batch, &mut pass, &penalty)?;
         let share = objective.weight(batch) / weight;
         let part = of_task * share;
         loss = Some(loss.map_or(part.clone(), |sum| sum + part));

@@ -1,9 +1,11 @@
 //! The decoders against transformers, on the small checkpoints of `tests/golden`.
 
+use burn::tensor::{DType, TensorData};
 use burn_flex::{Flex, FlexDevice};
 use sara_core::{AnyAdapter, MethodConfig, Pass, RankPlan, Seed};
 use sara_models::architecture::Architecture;
 use sara_models::causal_lm::generate::{Limits, Next, Sampling, Stop, answers, generate};
+use sara_models::checkpoint::WeightType;
 use sara_models::decoder::{Cache, DecoderCheckpoint, Inputs, LoadedDecoder, Place};
 
 use sara_ops::LayerOps;
@@ -29,7 +31,7 @@ const FIXTURES: [&str; 11] = [
 fn open<B: LayerOps>(name: &str) -> (DecoderCheckpoint, LoadedDecoder<B>, AnyAdapter<B>) {
     let device = B::Device::default();
     let checkpoint = DecoderCheckpoint::open(&fixture(name)).unwrap();
-    let loaded = checkpoint.load::<B>(&device).unwrap();
+    let loaded = checkpoint.load::<B>(WeightType::F32, &device).unwrap();
     let lora = MethodConfig::all().remove(0);
     let none = lora.init(checkpoint.config.shape(), &RankPlan::default(), Seed(0), &device).unwrap();
     (checkpoint, loaded, none)
@@ -159,7 +161,7 @@ fn neighbours_change_nothing() {
             Inputs::new(config, ids(&[b, a]), &places, [1, a.len() + b.len()], 0, &FlexDevice).unwrap();
         let packed = values(logits(&packed));
         assert_close(
-            &burn::tensor::TensorData::new(packed, [(a.len() + b.len()) * width]),
+            &TensorData::new(packed, [(a.len() + b.len()) * width]),
             &[of_b.clone(), of_a].concat(),
             name,
         );
@@ -234,7 +236,8 @@ fn changed(name: &str, change: impl FnOnce(&mut Map<String, Value>)) -> tempfile
 }
 
 fn refusal(dir: &std::path::Path) -> String {
-    let opened = DecoderCheckpoint::open(dir).and_then(|checkpoint| checkpoint.load::<Flex>(&FlexDevice));
+    let opened = DecoderCheckpoint::open(dir)
+        .and_then(|checkpoint| checkpoint.load::<Flex>(WeightType::F32, &FlexDevice));
     let message = opened.map(|_| ()).unwrap_err().to_string();
     assert!(!message.contains('\n'), "{message}");
     message
@@ -341,4 +344,44 @@ fn defaults_are_those_of_transformers() {
     assert_eq!(context(yarn), 8192);
     let llama3 = json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 2048});
     assert_eq!(context(llama3), 4096);
+}
+
+/// A file of 16 bits is computed from as it is: to the last digit what its values give in f32; another one is rounded.
+#[test]
+fn weights_of_16_bits_stay_so_and_give_the_same() {
+    let logits = |name: &str, weight_type: WeightType| -> (Vec<f32>, DType) {
+        let checkpoint = DecoderCheckpoint::open(&fixture(name)).unwrap();
+        let LoadedDecoder { model, notes } = checkpoint.load::<Flex>(weight_type, &FlexDevice).unwrap();
+        assert_eq!(notes, Vec::<String>::new());
+        let (_, _, none) = open::<Flex>(name);
+        let golden = stored(&fixture(name).join("golden.safetensors"));
+        let texts = texts(&ints(&golden["input_ids"]), golden["input_ids"].1[1]);
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let inputs = Inputs::of_texts(&checkpoint.config, &texts, &FlexDevice).unwrap();
+        let logits = model.logits(model.forward(&inputs, &none, &Pass::evaluation(), None));
+        (logits.into_data().iter().collect(), model.output_rows().dtype())
+    };
+    let golden = |name: &str| floats(&stored(&fixture(name).join("golden.safetensors"))["logits"]);
+    let (kept, dtype) = logits("llama-gqa", WeightType::Checkpoint);
+    assert_eq!(dtype, DType::BF16);
+    assert_close(&TensorData::from(kept.as_slice()), &golden("llama-gqa"), "bf16 as it is");
+    assert_eq!(logits("llama-gqa", WeightType::F32).1, DType::F32);
+    assert_eq!(logits("llama-mha", WeightType::Checkpoint).1, DType::F32);
+    let expected = golden("llama-bias");
+    let largest = expected.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
+    let rounded = |weight_type: WeightType, kept: DType| {
+        let (found, dtype) = logits("llama-bias", weight_type);
+        assert_eq!(dtype, kept);
+        found.iter().zip(&expected).map(|(a, b)| (a - b).abs() / largest).fold(0.0, f32::max)
+    };
+    // What torch's logits move by where its matrices are rounded likewise and multiplied in f32.
+    let (bf16, f16) = (rounded(WeightType::Bf16, DType::BF16), rounded(WeightType::F16, DType::F16));
+    assert!((bf16 - 0.019_815).abs() < 1e-5 && (f16 - 0.005_684).abs() < 1e-5, "{bf16} {f16}");
+    let checkpoint = DecoderCheckpoint::open(&fixture("llama-mha")).unwrap();
+    for (weight_type, part) in
+        [(WeightType::Int8, "8 bits are not there yet"), (WeightType::Int4, "4 bits are not")]
+    {
+        let message = checkpoint.load::<Flex>(weight_type, &FlexDevice).map(|_| ()).unwrap_err().to_string();
+        assert!(message.starts_with("dtype = int") && message.contains(part), "{message}");
+    }
 }

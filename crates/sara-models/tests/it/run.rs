@@ -186,7 +186,7 @@ fn unknown_keys_name_the_nearest() {
         &LEAST.replace("output", "ouptut"),
         &[],
         "run.toml, line 3: unknown key `ouptut`, the nearest is `output`; known here: model, output, task, device, \
-         threads, seed, backbone_dropout, gradient_checkpointing, save_every, eval_every, init_adapter, targets, data, method, optimizer",
+         threads, seed, backbone_dropout, dtype, gradient_checkpointing, save_every, eval_every, init_adapter, targets, data, method, optimizer",
     );
     assert_error(
         &LEAST.replace("valid =", "validation ="),

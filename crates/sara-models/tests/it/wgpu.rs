@@ -10,6 +10,7 @@ use sara_core::{LayerOps, MethodConfig, Seed, Targets};
 use sara_models::architecture::Architecture;
 use sara_models::causal_lm::generate::{Limits, answers};
 use sara_models::causal_lm::{CausalLm, Kept, Packing, causal_lm};
+use sara_models::checkpoint::WeightType;
 use sara_models::classify::{Classify, classify};
 use sara_models::decoder::{DecoderCheckpoint, LoadedDecoder};
 use sara_models::encoder::{EncoderCheckpoint, Loaded};
@@ -119,7 +120,7 @@ fn a_decoder_trains_and_writes_as_on_the_cpu() {
 fn trained_decoder<B: LayerOps + SvdOps>() -> (Vec<f64>, Vec<Vec<u32>>) {
     let device = B::Device::default();
     let checkpoint = DecoderCheckpoint::open(&fixture("llama-gqa")).unwrap();
-    let LoadedDecoder { model, .. } = checkpoint.load::<Autodiff<B>>(&device).unwrap();
+    let LoadedDecoder { model, .. } = checkpoint.load::<Autodiff<B>>(WeightType::F32, &device).unwrap();
     let lora = MethodConfig::Lora(LoraConfig { rank: 2, ..LoraConfig::default() });
     let targets = checkpoint.config.default_targets();
     let (adapter, _) = checkpoint.new_adapter::<Autodiff<B>>(&lora, &targets, Seed(0), &device).unwrap();

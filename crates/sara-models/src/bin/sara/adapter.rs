@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use sara_models::adapted::{Adapted, Base, Opens};
+use sara_models::adapted::{Adapted, Base, Opening, Opens};
 use sara_models::architecture::Kind;
+use sara_models::checkpoint::WeightType;
 use sara_models::hub::locate;
 
 use crate::device::Compute;
@@ -20,6 +21,9 @@ pub(crate) struct Opened {
     adapter: Option<PathBuf>,
     #[command(flatten)]
     beside: Beside,
+    /// How the weights of a model that writes lie in memory.
+    #[arg(long, value_enum, default_value = "checkpoint")]
+    dtype: WeightType,
 }
 
 /// Which base an adapter may be put beside.
@@ -53,7 +57,8 @@ impl Opened {
         &self,
         device: &B::Device,
     ) -> sara_models::Result<Adapted<B, F>> {
-        Adapted::open_beside(&self.model, self.adapter.as_deref(), self.beside.base(), device)
+        let opening = Opening { base: self.beside.base(), weight_type: self.dtype };
+        Adapted::open_beside(&self.model, self.adapter.as_deref(), opening, device)
     }
 
     /// Everything that is read: the model, the adapter and one file more.

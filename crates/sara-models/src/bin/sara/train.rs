@@ -91,7 +91,11 @@ impl Train {
             Outcome::Finished(summary) => console.result(&summary),
             Outcome::Stopped => Ok(()),
             Outcome::Planned { trainable } => {
-                match prepared.train.plan(&prepared.run, &prepared.checkpoint.config) {
+                match prepared.train.plan(
+                    &prepared.run,
+                    &prepared.checkpoint.config,
+                    prepared.checkpoint.bytes(),
+                ) {
                     Some(plan) => console.result(&DryRun { plan, trainable }),
                     None => Ok(()),
                 }
