@@ -16,6 +16,9 @@ use crate::quantize::DOUBLINGS;
 /// Partial sums of a reduction: one AVX-512 register.
 const LANES: usize = 16;
 
+/// Rows that a value is multiplied with when it has been widened once.
+pub(super) const ROWS: usize = 4;
+
 /// Values that are copied into the nearest cache before a long computation on each: a copy keeps many loads from memory
 /// on their way at once, the computation only a few.
 const AT_HAND: usize = 1024;
@@ -199,13 +202,23 @@ vectorized! {
     }
 
     /// The sum of all products.
-    fn dot_bf16(values: &[bf16], x: &[f32]) -> f32 {
-        dot(values, x, of_bf16)
+    fn dot_bf16(values: &[bf16], x: [&[f32]; 1]) -> [f32; 1] {
+        dots(values, x, of_bf16)
     }
 
     /// The same of the other kind.
-    fn dot_f16(values: &[f16], x: &[f32]) -> f32 {
-        dot(values, x, of_f16)
+    fn dot_f16(values: &[f16], x: [&[f32]; 1]) -> [f32; 1] {
+        dots(values, x, of_f16)
+    }
+
+    /// Of several rows at once; each is what it would be alone.
+    fn dots_bf16(values: &[bf16], x: [&[f32]; ROWS]) -> [f32; ROWS] {
+        dots(values, x, of_bf16)
+    }
+
+    /// The same of the other kind.
+    fn dots_f16(values: &[f16], x: [&[f32]; ROWS]) -> [f32; ROWS] {
+        dots(values, x, of_f16)
     }
 
     /// Turns the gradient of [`softmax`]'s result `p`, rows of `n` values, into that of its scores.
@@ -290,21 +303,26 @@ fn of_f16(value: f16) -> f32 {
     f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
 }
 
-/// The sum of all products in four registers, in an order that depends on the length alone.
+/// The sum of all products with each row, in four registers, in an order that depends on the length alone.
 #[inline(always)]
-fn dot<T: Copy>(values: &[T], x: &[f32], widen: impl Fn(T) -> f32) -> f32 {
+fn dots<T: Copy, const N: usize>(values: &[T], x: [&[f32]; N], widen: impl Fn(T) -> f32) -> [f32; N] {
     const WIDE: usize = 4 * LANES;
-    let ((values, rest), (x, x_rest)) = (values.as_chunks::<WIDE>(), x.as_chunks::<WIDE>());
-    let mut lanes = [0.0; WIDE];
-    for (values, x) in values.iter().zip(x) {
-        for ((lane, &value), &x) in lanes.iter_mut().zip(values).zip(x) {
+    let ((values, rest), x) = (values.as_chunks::<WIDE>(), x.map(|x| x.as_chunks::<WIDE>()));
+    let mut lanes = [[0.0; WIDE]; N];
+    for (at, values) in values.iter().enumerate() {
+        let wide = values.map(&widen);
+        for (lanes, (x, _)) in lanes.iter_mut().zip(x) {
+            for ((lane, &value), &x) in lanes.iter_mut().zip(&wide).zip(&x[at]) {
+                *lane += value * x;
+            }
+        }
+    }
+    for (lanes, (_, x)) in lanes.iter_mut().zip(x) {
+        for ((lane, &value), &x) in lanes.iter_mut().zip(rest).zip(x) {
             *lane += widen(value) * x;
         }
     }
-    for ((lane, &value), &x) in lanes.iter_mut().zip(rest).zip(x_rest) {
-        *lane += widen(value) * x;
-    }
-    lanes.iter().sum()
+    lanes.map(|lanes| lanes.iter().sum())
 }
 
 #[inline(always)]

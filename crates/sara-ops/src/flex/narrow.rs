@@ -5,15 +5,16 @@ use burn::tensor::{DType, Shape, bf16, f16};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::{kernels, tensor};
+use super::kernels::{self, ROWS};
+use super::tensor;
 use crate::buffer::size;
 use crate::linear::ending_in;
 use crate::strided::{Matrix, Unwritten};
 
 /// Columns of a piece.
 const PANEL: usize = 256;
-/// So few rows are multiplied value by value.
-const FEW: usize = 4;
+/// So few rows are multiplied where the weight lies: below, widening it costs more than the product.
+const FEW: usize = 32;
 /// Weights that one thread reads at a time for a few rows.
 const READ: usize = 64 * 1024;
 
@@ -75,8 +76,10 @@ impl Narrow {
         by_output.par_chunks_mut(n * piece).enumerate().for_each(|(index, outputs)| {
             for (output, values) in outputs.chunks_exact_mut(n).enumerate() {
                 let output = index * piece + output;
-                for (row, value) in values.iter_mut().enumerate() {
-                    *value = self.dot(output, x.row(row)) + bias.map_or(0.0, |bias| bias[output]);
+                let bias = bias.map_or(0.0, |bias| bias[output]);
+                for (group, values) in values.chunks_mut(ROWS).enumerate() {
+                    let products = self.dots(output, x, group * ROWS, values.len());
+                    values.iter_mut().zip(products).for_each(|(value, product)| *value = product + bias);
                 }
             }
         });
@@ -130,12 +133,25 @@ impl Narrow {
         }
     }
 
-    /// The product of a row with `x`.
-    fn dot(&self, row: usize, x: &[f32]) -> f32 {
+    /// The products of a row with `count` rows of `x`, at most [`ROWS`], from `first` on.
+    fn dots(&self, row: usize, x: Matrix<'_>, first: usize, count: usize) -> [f32; ROWS] {
         let range = row * self.columns..(row + 1) * self.columns;
-        match self.values.dtype() {
-            DType::BF16 => kernels::dot_bf16(&self.values.storage::<bf16>()[range], x),
-            _ => kernels::dot_f16(&self.values.storage::<f16>()[range], x),
+        let is_bf16 = self.values.dtype() == DType::BF16;
+        if count == 1 {
+            let x = [x.row(first)];
+            let [product] = if is_bf16 {
+                kernels::dot_bf16(&self.values.storage::<bf16>()[range], x)
+            } else {
+                kernels::dot_f16(&self.values.storage::<f16>()[range], x)
+            };
+            return [product; ROWS];
+        }
+        // What is there twice is left out by the caller.
+        let x = std::array::from_fn(|at| x.row(first + at.min(count - 1)));
+        if is_bf16 {
+            kernels::dots_bf16(&self.values.storage::<bf16>()[range], x)
+        } else {
+            kernels::dots_f16(&self.values.storage::<f16>()[range], x)
         }
     }
 }

@@ -23,7 +23,7 @@ fn assert_near(found: &[f64], expected: &[f64], what: &str) {
 fn products_are_those_of_the_widened_weight() {
     for kind in [DType::BF16, DType::F16] {
         for (n, d_in, d_out) in
-            [(1, 3, 5), (1, 300, 70), (3, 130, 600), (4, 64, 64), (5, 7, 300), (150, 40, 33), (70, 600, 513)]
+            [(1, 3, 5), (1, 300, 70), (3, 130, 600), (4, 64, 64), (5, 7, 300), (10, 200, 65), (32, 64, 9), (150, 40, 33), (70, 600, 513)]
         {
             for is_turned in [false, true] {
                 let what = format!("{kind:?} {n} x {d_in} x {d_out}, turned {is_turned}");
