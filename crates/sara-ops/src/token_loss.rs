@@ -7,8 +7,10 @@ use burn::tensor::{Int, Tensor};
 
 use crate::{LayerOps, primitive, tensor};
 
-/// Logits of one block, 16 MiB in f32.
-const LOGITS: usize = 4 * 1024 * 1024;
+/// Tokens of a block: with fewer, reading the rows of the vocabulary costs more than the products.
+const TOKENS: usize = 128;
+/// Logits of a block, 64 MiB in f32, unless the vocabulary is beyond a million.
+const LOGITS: usize = 16 * 1024 * 1024;
 
 /// What [`token_loss`] computes at once.
 #[derive(Debug)]
@@ -54,7 +56,7 @@ pub fn token_loss<B: LayerOps>(
 
 /// Rows of hidden states whose logits are computed at once.
 pub fn block_size(vocab_size: usize) -> usize {
-    (LOGITS / vocab_size.max(1)).clamp(16, 1024)
+    (LOGITS / vocab_size.max(1)).clamp(16, TOKENS)
 }
 
 pub(crate) fn stock<B: LayerOps>(

@@ -12,7 +12,7 @@ use crate::linear::ending_in;
 use crate::strided::{Matrix, Unwritten};
 
 /// Columns of a piece.
-const PANEL: usize = 256;
+const PANEL: usize = 64;
 /// So few rows are multiplied where the weight lies: below, widening it costs more than the product.
 const FEW: usize = 32;
 /// Weights that one thread reads at a time for a few rows.
