@@ -22,9 +22,17 @@ fn assert_near(found: &[f64], expected: &[f64], what: &str) {
 #[test]
 fn products_are_those_of_the_widened_weight() {
     for kind in [DType::BF16, DType::F16] {
-        for (n, d_in, d_out) in
-            [(1, 3, 5), (1, 300, 70), (3, 130, 600), (4, 64, 64), (5, 7, 300), (10, 200, 65), (32, 64, 9), (150, 40, 33), (70, 600, 513)]
-        {
+        for (n, d_in, d_out) in [
+            (1, 3, 5),
+            (1, 300, 70),
+            (3, 130, 600),
+            (4, 64, 64),
+            (5, 7, 300),
+            (10, 200, 65),
+            (32, 64, 9),
+            (150, 40, 33),
+            (70, 600, 513),
+        ] {
             for is_turned in [false, true] {
                 let what = format!("{kind:?} {n} x {d_in} x {d_out}, turned {is_turned}");
                 let values = noise(7, d_in * d_out);
@@ -33,10 +41,8 @@ fn products_are_those_of_the_widened_weight() {
                 } else {
                     flat::<Flex>(&values, kind).reshape([d_in, d_out])
                 };
-                let wide = Tensor::<Flex, 2>::from_data(
-                    weight.clone().cast(DType::F32).into_data(),
-                    &FlexDevice,
-                );
+                let wide =
+                    Tensor::<Flex, 2>::from_data(weight.clone().cast(DType::F32).into_data(), &FlexDevice);
                 let bias = flat::<Flex>(&noise(8, d_out), DType::F32);
                 let x = flat::<Flex>(&noise(9, n * d_in), DType::F32).reshape([1, n, d_in]);
                 let run = |weight: Tensor<Flex, 2>| {
