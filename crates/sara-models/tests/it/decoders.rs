@@ -62,6 +62,12 @@ fn logits_are_those_of_transformers() {
     logits_equal_transformers::<Flex>();
 }
 
+#[cfg(feature = "ndarray")]
+#[test]
+fn logits_are_those_of_transformers_on_ndarray() {
+    logits_equal_transformers::<burn_ndarray::NdArray>();
+}
+
 /// How many values the files have.
 fn model_values(checkpoint: &DecoderCheckpoint) -> usize {
     let files = std::fs::read_dir(&checkpoint.dir).unwrap().map(|entry| entry.unwrap().path());

@@ -58,9 +58,9 @@ pub(crate) fn rotary<B: Backend>(
     primitive(Tensor::cat(turned.to_vec(), 3).reshape([batch, seq, d]))
 }
 
-/// burn's own rounds to f32.
+/// burn's own rounds to f32, and `recip` has fourteen bits on ndarray, which takes the processor's estimate for it.
 fn sigmoid<B: Backend>(x: Tensor<B, 3>) -> Tensor<B, 3> {
-    (x.neg().exp() + 1.0).recip()
+    x.ones_like() / (x.neg().exp() + 1.0)
 }
 
 pub(crate) fn swiglu<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
