@@ -189,6 +189,8 @@ fn fused_equals_plain_on_both_cpu_backends() {
         assert_close(&fused, &plain, F32_TOLERANCE, &what);
         let default = case.run::<Autodiff<Flex>>(DType::F64, Case::fused);
         assert_close(&default, &plain, F64_TOLERANCE, &format!("default body of {what}"));
+        let single = case.run::<Autodiff<NdArray>>(DType::F32, Case::fused);
+        assert_close(&single, &plain, F32_TOLERANCE, &format!("default body of {what} in f32 on ndarray"));
         let elsewhere = case.run::<Autodiff<NdArray>>(DType::F64, Case::plain);
         assert_close(&plain, &elsewhere, F64_TOLERANCE, &format!("plain on ndarray, {what}"));
     }
