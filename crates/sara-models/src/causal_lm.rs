@@ -1,4 +1,4 @@
-//! Texts that go on: examples, loss, evaluation, the training loop, generation.
+//! Texts that go on: examples, loss, evaluation, generation.
 
 mod batch;
 mod chat_tokenizer;

@@ -1,4 +1,4 @@
-//! Classification and regression of whole texts: data, loss, evaluation, the training loop.
+//! Classification and regression of whole texts: data, loss, evaluation.
 
 mod batch;
 mod classes;

@@ -3,6 +3,7 @@
 //! A file becomes [`Rows`] of fields, whatever its format; rows become [`Examples`] once it is known which columns they
 //! are in; a task makes datasets of these, and [`batches`] orders them by their lengths.
 
+mod apart;
 mod columns;
 mod decode;
 mod json;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use apart::{VALID_SHARE, count_apart, keep_apart, note_apart};
 pub use columns::Columns;
 pub use order::{Order, batches};
 pub use rows::{Format, Row, Rows};
@@ -125,9 +127,6 @@ pub(crate) fn shown(name: &str) -> String {
     let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     name.chars().map(escaped).collect()
 }
-
-/// The share of the examples that is kept apart to choose the best model by, where nothing is said.
-pub(crate) const VALID_SHARE: f64 = 0.1;
 
 /// How many names a message or a report lists.
 pub(crate) const LISTED: usize = 20;

@@ -37,9 +37,9 @@
 //! 3. [`encoder`]: the family of RoBERTa and BERT, its configuration, its loading, its task head; [`decoder`]: that of
 //!    LLaMA, Mistral and Qwen.
 //! 4. [`tokenizer`] and [`data`]: files to examples, and the order of an epoch.
-//! 5. [`train`]: one optimizer step for any model and task, with its parts, and what a loop asks of a
+//! 5. [`train`]: the loop and one optimizer step for any model and task, with their parts, and what the loop asks of a
 //!    [`Journal`](train::Journal).
-//! 6. [`mod@classify`]: the task of classifying texts: classes, datasets, loss, loop, evaluation; [`mod@causal_lm`]: that
+//! 6. [`mod@classify`]: the task of classifying texts: classes, datasets, loss, evaluation; [`mod@causal_lm`]: that
 //!    of going on with them, with chat templates and generation.
 //! 7. [`adapted`]: a model opened with an adapter of its own or of PEFT; PEFT's files, and a merged checkpoint.
 //! 8. [`run`]: the run file, what a run does, and the directory that it writes; [`plot`] draws its pictures.

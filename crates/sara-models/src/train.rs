@@ -1,14 +1,15 @@
 //! Training, whatever the model and the task: one optimizer step, the optimizer, the schedule, and what a run leaves
 //! behind.
 //!
-//! [`step`](step()) is one turn of every loop, to be read from top to bottom; a task gives it an [`Objective`]. A loop
-//! asks a [`Journal`] to write things down and to keep [`Snapshot`]s; `()` is the journal that keeps nothing.
+//! [`fit`](fit()) is the loop, and [`step`](step()) one turn of it, both to be read from top to bottom; a task gives them a
+//! [`Course`] and an [`Objective`]. The loop asks a [`Journal`] to write things down and to keep [`Snapshot`]s; `()` is the journal that keeps nothing.
 
 use std::marker::PhantomData;
 
 use burn::module::Module;
 use burn::tensor::backend::Backend;
 
+mod fit;
 mod journal;
 pub mod metrics;
 pub mod optimizer;
@@ -17,6 +18,7 @@ pub mod schedule;
 mod step;
 mod timetable;
 
+pub use fit::{Course, Inner, Measured, fit};
 pub use journal::{Best, EvaluationRecord, Journal, Snapshot, StepRecord};
 pub use processes::{Processes, Totals};
 pub use step::{Objective, StepOptions, Stepped, at_once, step};

@@ -181,6 +181,9 @@ pub fn answers<B: LayerOps, A: Adapter<B>>(
     limits: &Limits,
 ) -> Result<Vec<Vec<u32>>> {
     let config = model.config();
+    if prompts.is_empty() {
+        return Ok(Vec::new());
+    }
     for prompt in prompts {
         check(prompt, limits, config.usable_length())?;
     }
@@ -195,7 +198,7 @@ pub fn answers<B: LayerOps, A: Adapter<B>>(
     let mut cache = Cache::new(config);
     let (mut written, mut ended) = (vec![Vec::new(); prompts.len()], vec![false; prompts.len()]);
     for _ in 0..limits.max_new_tokens {
-        let (past, columns) = (cache.seen(), next.len() / prompts.len().max(1));
+        let (past, columns) = (cache.seen(), next.len() / prompts.len());
         let place = |row: usize, at: usize| {
             let length = past + columns - starts[row];
             let position = (past + at).checked_sub(starts[row])?;

@@ -16,7 +16,7 @@ use super::{CausalLm, ChatTokenizer, Dataset, Examples, Item, Kept, Packing, Rep
 use crate::adapted::Answer;
 use crate::architecture::Architecture;
 use crate::checkpoint::WeightType;
-use crate::data::{Rows, Task, VALID_SHARE};
+use crate::data::{Rows, Task, VALID_SHARE, count_apart, keep_apart, note_apart};
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::{Decoder, DecoderCheckpoint, LoadedDecoder, check_tokens};
 use crate::error::{Error, Result};
@@ -110,12 +110,7 @@ impl Trains for DecoderConfig {
             (train, read(valid)?)
         } else {
             let (train, valid) = split(train, data.valid_share.unwrap_or(VALID_SHARE), Seed(run.seed))?;
-            notes.push(format!(
-                "{} examples kept apart to choose the best model by, {} to learn from (seed {})",
-                valid.list.len(),
-                train.list.len(),
-                run.seed
-            ));
+            notes.push(note_apart(valid.list.len(), train.list.len(), run.seed));
             (train, valid)
         };
         let max_tokens = data.max_tokens.unwrap_or(usize::MAX);
@@ -167,22 +162,11 @@ impl Trains for DecoderConfig {
 fn split(examples: Examples, share: f64, seed: Seed) -> Result<(Examples, Examples)> {
     let mut used: Vec<usize> =
         (0..examples.list.len()).filter(|&place| examples.list[place].1.is_some()).collect();
-    let wanted = ((used.len() as f64 * share).round() as usize).max(1);
-    if wanted >= used.len() {
-        return Err(Error::NothingToKeepApart { path: examples.path, examples: used.len(), share });
-    }
+    let wanted = count_apart(used.len(), share, &examples.path)?;
     used.shuffle(&mut seed.rng("valid"));
     used.truncate(wanted);
-    let mut apart = vec![false; examples.list.len()];
-    for place in used {
-        apart[place] = true;
-    }
     let Examples { path, list, notes } = examples;
-    let (valid, train): (Vec<_>, Vec<_>) = list.into_iter().zip(apart).partition(|(_, apart)| *apart);
-    let side = |list: Vec<(_, bool)>, notes| Examples {
-        path: path.clone(),
-        list: list.into_iter().map(|(example, _)| example).collect(),
-        notes,
-    };
+    let (train, valid) = keep_apart(list, &used);
+    let side = |list, notes| Examples { path: path.clone(), list, notes };
     Ok((side(train, notes), side(valid, Vec::new())))
 }

@@ -13,7 +13,7 @@ use sara_svd::SvdOps;
 
 use super::{Classes, Classify, Dataset, Labels, classify};
 use crate::adapted::Answer;
-use crate::data::{Example, Examples, Label, Rows, Task, VALID_SHARE};
+use crate::data::{Example, Examples, Label, Rows, Task, VALID_SHARE, count_apart, keep_apart, note_apart};
 use crate::encoder::config::{Dropouts, EncoderConfig};
 use crate::encoder::head::Head;
 use crate::encoder::{Encoder, EncoderCheckpoint, Loaded, check_tokens};
@@ -116,12 +116,7 @@ pub fn prepare(
         (train, read(valid)?)
     } else {
         let (train, valid) = split(train, data.valid_share.unwrap_or(VALID_SHARE), seed)?;
-        notes.push(format!(
-            "{} examples kept apart to choose the best model by, {} to learn from (seed {})",
-            valid.list.len(),
-            train.list.len(),
-            seed.0
-        ));
+        notes.push(note_apart(valid.list.len(), train.list.len(), seed.0));
         (train, valid)
     };
     let targets = Labels::of(task, &classes);
@@ -175,23 +170,15 @@ fn split(examples: Examples, share: f64, seed: Seed) -> Result<(Examples, Exampl
             Error::NoTexts { path, examples: total }
         });
     }
-    let wanted = ((order.len() as f64 * share).round() as usize).max(1);
-    if wanted >= order.len() {
-        return Err(Error::NothingToKeepApart { path: examples.path, examples: order.len(), share });
-    }
+    let wanted = count_apart(order.len(), share, &examples.path)?;
     // One class after the other, and of this row evenly spaced ones: every n-th, from half of n on.
     let up_to = |place: usize| (2 * place * wanted + order.len()) / (2 * order.len());
-    let mut apart = vec![false; examples.list.len()];
-    for (place, &example) in order.iter().enumerate() {
-        apart[example] = up_to(place + 1) > up_to(place);
-    }
+    let is_apart = |place: usize| up_to(place + 1) > up_to(place);
+    let apart: Vec<usize> =
+        (0..order.len()).filter(|&place| is_apart(place)).map(|place| order[place]).collect();
     let Examples { path, list, notes, label_columns } = examples;
-    let (valid, train): (Vec<_>, Vec<_>) = list.into_iter().zip(apart).partition(|(_, apart)| *apart);
-    let side = |list: Vec<(Example, bool)>, notes| Examples {
-        path: path.clone(),
-        list: list.into_iter().map(|(example, _)| example).collect(),
-        notes,
-        label_columns: label_columns.clone(),
-    };
+    let (train, valid) = keep_apart(list, &apart);
+    let side =
+        |list, notes| Examples { path: path.clone(), list, notes, label_columns: label_columns.clone() };
     Ok((side(train, notes), side(valid, Vec::new())))
 }

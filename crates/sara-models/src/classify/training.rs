@@ -1,24 +1,20 @@
-//! The training loop for classification and regression of whole texts.
+//! Training for classification and regression of whole texts.
 
-use std::time::Instant;
+use std::num::NonZeroUsize;
 
 use burn::module::AutodiffModule;
 use burn::tensor::backend::AutodiffBackend;
-use sara_core::parameters::{collect_where, restore_where};
-use sara_core::{Adapter, Progress, Seed, Trainable};
+use sara_core::Trainable;
 use sara_ops::TrainOps;
 
 use super::loss::ClassifyLoss;
-use crate::classify::evaluate::{evaluate, observe};
+use crate::classify::evaluate::observe;
 use crate::classify::{Batch, Dataset};
 use crate::encoder::Encoder;
 use crate::encoder::head::Head;
 use crate::error::Result;
-use crate::train::optimizer::{Group, Optimizer};
-use crate::train::{
-    Best, Clock, EvaluationRecord, Journal, Options, Outcome, Snapshot, StepOptions, StepRecord, Stepped,
-    Timetable, Trained, step as one_step,
-};
+use crate::train::optimizer::Group;
+use crate::train::{Course, Inner, Journal, Measured, Options, Outcome, Snapshot, Trained, fit};
 
 /// What is trained on, and how.
 #[derive(Debug)]
@@ -38,15 +34,14 @@ type Classifier<B, A> = Trained<B, A, Head<B>>;
 
 /// Trains an adapter and a head beside the frozen model, from the start or from where `resume` stands.
 ///
-/// On flex, call it inside [`sara_ops::threads::awake`]: else every product wakes the pool and waits for it, which takes
-/// some hundredths of a step.
+/// A step is the mean over all its examples; the loop is [`fit`](crate::train::fit()).
 ///
 /// # Errors
-/// Those of [`step`](crate::train::step()), [`Error::NoExamples`](crate::Error::NoExamples) and
-/// [`Error::NoTargets`](crate::Error::NoTargets) for data that nothing can be learned from, and what the journal says.
+/// Those of [`fit`](crate::train::fit()), and [`Error::NoTargets`](crate::Error::NoTargets) for data that nothing can be
+/// learned from.
 pub fn classify<B, A>(
     task: &Classify<'_, B>,
-    mut trained: Classifier<B, A>,
+    trained: Classifier<B, A>,
     resume: Option<Snapshot>,
     journal: &mut impl Journal<Classifier<B, A>>,
 ) -> Result<Outcome<B, A, Head<B>>>
@@ -58,80 +53,51 @@ where
     let n_labels = trained.head.n_labels();
     train.check_targets(n_labels)?;
     valid.map_or(Ok(()), |valid| valid.check_targets(n_labels))?;
-    let mut timetable = Timetable::new(train.lengths(), options)?;
-    let mut optimizer =
-        Optimizer::<B>::new(options.optimizer.adamw()).with_groups(groups(&trained.head, options));
-    let (mut step, mut best, mut last) = (0, None::<Best>, None);
-    if let Some(snapshot) = resume {
-        let from_base = trained.adapter.apart().from_base;
-        trained = restore_where(trained, &snapshot.trained, |id| !from_base.contains(&id), "checkpoint")?;
-        optimizer.restore(&trained, snapshot.optimizer)?;
-        (step, best) = (snapshot.step, snapshot.best);
-    }
-    let objective = ClassifyLoss { model };
-    let frozen = model.valid();
-    let end = options.stop_after.unwrap_or(usize::MAX).min(timetable.total);
-    let mut clock = Clock::default();
+    let course =
+        Labelled { objective: ClassifyLoss { model }, frozen: model.valid(), train, valid: *valid, options };
+    fit(&course, options, trained, resume, journal)
+}
 
-    while step < end {
-        let micro_batches: Vec<Batch> =
-            timetable.micro_batches(step).iter().map(|rows| train.batch(rows, model.pad_id())).collect();
-        let learning_rate = options.optimizer.rate(step, timetable.total);
-        let at = StepOptions {
-            progress: Progress { step, total: timetable.total },
-            learning_rate,
-            clip_norm: options.optimizer.clip_norm,
-            seed: Seed(options.seed),
-        };
+/// The examples of a run beside its model.
+struct Labelled<'a, B: AutodiffBackend> {
+    objective: ClassifyLoss<'a, B>,
+    frozen: Encoder<B::InnerBackend>,
+    train: &'a Dataset,
+    valid: Option<&'a Dataset>,
+    options: &'a Options,
+}
 
-        // A single optimizer step: the mean over all its examples, whatever the micro-batches.
-        let started = Instant::now();
-        let (next, Stepped { loss, gradient_norm, .. }) =
-            one_step(&objective, trained, &mut optimizer, &micro_batches, &mut (), &at)?;
-        trained = next;
-        let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
-        step += 1;
+impl<'a, B: TrainOps, A: Trainable<B>> Course<B, A, Head<B>> for Labelled<'a, B> {
+    type Batch = Batch;
+    type Objective = ClassifyLoss<'a, B>;
 
-        // Once in a while: report, evaluate, save.
-        let tokens = micro_batches.iter().flat_map(|batch| &batch.mask).filter(|&&counts| counts).count();
-        clock.add(elapsed_ms, tokens);
-        let epoch = timetable.epoch(step);
-        let record = StepRecord { step, epoch, loss, learning_rate, gradient_norm, tokens, elapsed_ms };
-        journal.step(&record, timetable.total)?;
-        let ends_epoch = timetable.ends_epoch(step);
-        let due = |every: Option<usize>| every.is_some_and(|n| step.is_multiple_of(n));
-        if let Some(valid) = *valid
-            && (due(options.eval_every)
-                || options.eval_every.is_none() && ends_epoch
-                || step == timetable.total)
-        {
-            let evaluated = trained.valid();
-            let (metrics, seen) = observe(&frozen, &evaluated, valid, timetable.batch_size)?;
-            let mut figures = evaluated.adapter.report();
-            figures.extend(evaluated.adapter.observed(&seen));
-            let is_best = best.as_ref().is_none_or(|best| metrics.beats(&best.metrics));
-            if is_best {
-                best = Some(Best { step, metrics: metrics.clone() });
-            }
-            let record = EvaluationRecord { step, epoch, valid: metrics.clone(), figures };
-            journal.evaluation(&record, is_best.then_some(&trained))?;
-            last = Some(metrics);
-        }
-        if due(options.save_every) || ends_epoch || step == end {
-            let from_base = trained.adapter.apart().from_base;
-            let trained = collect_where(&trained, |id| !from_base.contains(&id));
-            let (optimizer, best) = (optimizer.state(), best.clone());
-            journal.snapshot(&Snapshot { step, best, trained, optimizer })?;
-        }
+    fn objective(&self) -> &Self::Objective {
+        &self.objective
     }
-    // A run that was cut off between its last step and its end has nothing left to train.
-    if let (Some(valid), None) = (*valid, &last)
-        && step == timetable.total
-    {
-        last = Some(evaluate(&frozen, &trained.valid(), valid, timetable.batch_size)?);
+
+    fn lengths(&self) -> Vec<usize> {
+        self.train.lengths()
     }
-    let (step_ms, tokens_per_second) = (clock.median_ms(), clock.tokens_per_second());
-    Ok(Outcome { trained, steps: step, best, last, step_ms, tokens_per_second })
+
+    fn batch(&self, rows: &[usize]) -> Batch {
+        self.train.batch(rows, self.objective.model.pad_id())
+    }
+
+    fn tokens(&self, batch: &Batch) -> usize {
+        batch.mask.iter().filter(|&&counts| counts).count()
+    }
+
+    fn groups(&self, trained: &Classifier<B, A>) -> Vec<Group> {
+        groups(&trained.head, self.options)
+    }
+
+    fn measure(
+        &self,
+        trained: &Inner<B, A, Head<B>>,
+        batch_size: NonZeroUsize,
+    ) -> Result<Option<Measured<B>>> {
+        self.valid.map(|valid| observe(&self.frozen, trained, valid, batch_size)).transpose()
+    }
 }
 
 /// Parameters of the head with a rate of their own, and its biases, which transformers' trainer leaves out of the
