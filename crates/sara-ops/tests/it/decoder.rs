@@ -8,7 +8,7 @@ use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use sara_ops::{self as ops, LayerOps};
 
-use super::{EPSILON, F32_TOLERANCE, F64_TOLERANCE, Outcome, assert_close, flat, noise, read};
+use super::{EPSILON, F32_TOLERANCE, F64_TOLERANCE, Outcome, assert_close, flat, noise, outcome};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Op {
@@ -142,13 +142,7 @@ impl Case {
         dtype: DType,
         compute: impl Fn(&Self, &[Tensor<B, 1>]) -> Tensor<B, 3>,
     ) -> Outcome {
-        let leaf = |(values, &tracked): (&Vec<f64>, _)| flat::<B>(values, dtype).set_require_grad(tracked);
-        let leaves: Vec<_> = self.inputs.iter().zip(&self.tracked).map(leaf).collect();
-        let y = compute(self, &leaves);
-        let weights = flat::<B>(&noise(99, y.shape().num_elements()), dtype).reshape(y.dims());
-        let grads = (y.clone() * weights).sum().backward();
-        let grads = leaves.iter().map(|leaf| leaf.grad(&grads).map(read)).collect();
-        Outcome { output: read(y.inner()), grads }
+        outcome(&self.inputs, &self.tracked, dtype, |leaves| compute(self, leaves))
     }
 }
 

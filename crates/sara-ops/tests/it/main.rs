@@ -79,6 +79,22 @@ struct Outcome {
     grads: Vec<Option<Vec<f64>>>,
 }
 
+/// What `compute` makes of the inputs, and the gradients of a weighted sum of it by those that are tracked.
+fn outcome<B: AutodiffBackend>(
+    inputs: &[Vec<f64>],
+    tracked: &[bool],
+    dtype: DType,
+    compute: impl Fn(&[Tensor<B, 1>]) -> Tensor<B, 3>,
+) -> Outcome {
+    let leaf = |(values, &tracked): (&Vec<f64>, _)| flat::<B>(values, dtype).set_require_grad(tracked);
+    let leaves: Vec<_> = inputs.iter().zip(tracked).map(leaf).collect();
+    let y = compute(&leaves);
+    let weights = flat::<B>(&noise(99, y.shape().num_elements()), dtype).reshape(y.dims());
+    let grads = (y.clone() * weights).sum().backward();
+    let grads = leaves.iter().map(|leaf| leaf.grad(&grads).map(read)).collect();
+    Outcome { output: read(y.inner()), grads }
+}
+
 impl Case {
     fn new(op: Op, shape: [usize; 3]) -> Self {
         let (d, n) = (shape[2], shape.iter().product());
@@ -218,13 +234,7 @@ impl Case {
         dtype: DType,
         compute: impl Fn(&Self, &[Tensor<B, 1>]) -> Tensor<B, 3>,
     ) -> Outcome {
-        let leaf = |(values, &tracked): (&Vec<f64>, _)| flat::<B>(values, dtype).set_require_grad(tracked);
-        let leaves: Vec<_> = self.inputs.iter().zip(&self.tracked).map(leaf).collect();
-        let y = compute(self, &leaves);
-        let weights = flat::<B>(&noise(99, y.shape().num_elements()), dtype).reshape(y.dims());
-        let grads = (y.clone() * weights).sum().backward();
-        let grads = leaves.iter().map(|leaf| leaf.grad(&grads).map(read)).collect();
-        Outcome { output: read(y.inner()), grads }
+        outcome(&self.inputs, &self.tracked, dtype, |leaves| compute(self, leaves))
     }
 
     fn fused_on_flex(&self) -> Outcome {
