@@ -25,7 +25,7 @@ pub trait Backbone<B: Backend>: Module<B> {
     ///
     /// # Errors
     /// [`Error::NotMergeable`] where the method cannot be folded in, [`Error::NoBias`] where it changes a bias that the
-    /// layer does not have, [`Error::NothingToMerge`] where neither a weight nor a bias would change.
+    /// layer does not have, [`Error::Packed`] where the weight is in 8 or 4 bits, [`Error::NothingToMerge`] where neither a weight nor a bias would change.
     fn merge<A: Adapter<B>>(mut self, adapter: &A) -> Result<(Self, Vec<(Site, f64)>)>
     where
         B: LayerOps,
@@ -36,6 +36,9 @@ pub trait Backbone<B: Backend>: Module<B> {
             let Some(Delta { weight, bias }) = adapter.delta(site, linear)? else { continue };
             if bias.is_some() && linear.bias.is_none() {
                 return Err(Error::NoBias { site });
+            }
+            if matches!(linear.weight.dtype(), DType::QFloat(_)) {
+                return Err(Error::Packed { site });
             }
             let change = weight.dense();
             norms.push((site, norm(change.clone())));

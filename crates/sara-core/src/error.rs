@@ -103,6 +103,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The adapter would be folded into a weight that cannot hold it.
+    #[error(
+        "the weight of {site} is in 8 or 4 bits, which would round the change away; merge into the weights as the checkpoint has them"
+    )]
+    Packed {
+        /// Where.
+        site: Site,
+    },
     /// The adapter changes a bias where the layer has none.
     #[error(
         "this adapter cannot be merged: it changes the bias of {site}, and that layer has none; it belongs to another model"

@@ -11,6 +11,7 @@ use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
 use sara_core::parameters::Tensors;
 use sara_core::{Backbone, ModelShape, Target, Targets};
+use sara_ops::LayerOps;
 use serde_json::{Map, Value};
 
 use crate::checkpoint::Checkpoint;
@@ -117,7 +118,7 @@ pub trait Family: Architecture + Clone + Sized {
     fn parse(text: &str) -> Result<Self, String>;
 
     /// The model, with what the loader finds under the names of [`Architecture::linears`] and of its other parts.
-    fn load<B: Backend>(&self, loader: &mut Loader<'_, B>) -> Self::Model<B>;
+    fn load<B: LayerOps>(&self, loader: &mut Loader<'_, B>) -> Self::Model<B>;
 
     /// The trained head out of PEFT's files, by the names of [`TaskHead::tensors`].
     ///

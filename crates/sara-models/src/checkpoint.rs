@@ -237,7 +237,7 @@ impl<A: Architecture> Checkpoint<A> {
     }
 
     /// A loader of this checkpoint's tensors, under the names of a model with a head.
-    pub(crate) fn loader<'a, B: Backend>(&'a self, device: &'a B::Device) -> Loader<'a, B> {
+    pub(crate) fn loader<'a, B: LayerOps>(&'a self, device: &'a B::Device) -> Loader<'a, B> {
         Loader::new(&self.weights, self.names.clone(), device)
     }
 

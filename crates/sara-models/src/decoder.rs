@@ -5,12 +5,11 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
+use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
-use burn::tensor::module::embedding;
-use burn::tensor::{DType, Tensor};
 use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
 use sara_ops::linear::linear_of_rows;
-use sara_ops::{LayerOps, add, causal_attention, rms_norm, rotary, swiglu};
+use sara_ops::{LayerOps, add, causal_attention, rms_norm, rotary, swiglu, table_rows};
 
 use crate::decoder::config::DecoderConfig;
 
@@ -134,7 +133,7 @@ impl<B: LayerOps> Decoder<B> {
 
     /// What goes into the first block.
     pub(crate) fn embed(&self, inputs: &Inputs<B>) -> Tensor<B, 3> {
-        embedding(self.embeddings.val(), inputs.ids.clone()).cast(DType::F32)
+        table_rows(self.embeddings.val(), inputs.ids.clone())
     }
 
     /// One block by itself, without a cache.

@@ -6,8 +6,9 @@ mod decoder;
 mod linear;
 mod quantize;
 
-use burn::tensor::TensorMetadata;
-use burn::tensor::ops::{FloatTensor, IntTensor};
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
+use burn::tensor::{DType, FloatDType, TensorMetadata};
 use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::ops::{Backward, OpsKind};
@@ -16,12 +17,37 @@ use self::block::{Attention, Gelu, LayerNorm};
 use self::decoder::{CausalAttention, RmsNorm, Rotary, SumOfLosses, Swiglu};
 use self::linear::{Add, BlockLinear, Kept, Linear};
 use self::quantize::{Gates, Quantize};
+use crate::packed::stock_table_rows;
 use crate::token_loss::{TokenLoss, Wanted};
-use crate::{AttentionInputs, CausalInputs, LayerOps};
+use crate::{AttentionInputs, CausalInputs, LayerOps, Packed};
 
 impl<B: LayerOps, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
     const BIT_FOR_BIT: bool = B::BIT_FOR_BIT;
     const NARROW_WEIGHTS: bool = B::NARROW_WEIGHTS;
+    const PACKED_WEIGHTS: bool = B::PACKED_WEIGHTS;
+
+    fn packed_table(packed: Packed, device: &Self::Device) -> FloatTensor<Self> {
+        Self::from_inner(B::packed_table(packed, device))
+    }
+
+    fn packed_weight(packed: Packed, device: &Self::Device) -> FloatTensor<Self> {
+        Self::from_inner(B::packed_weight(packed, device))
+    }
+
+    fn widened(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        match weight.dtype() {
+            // Frozen: no gradient goes there.
+            DType::QFloat(_) => Self::from_inner(B::widened(weight.primitive)),
+            _ => Self::float_cast(weight, FloatDType::F32),
+        }
+    }
+
+    fn fused_table_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        match table.dtype() {
+            DType::QFloat(_) => Self::from_inner(B::fused_table_rows(table.primitive, ids)),
+            _ => stock_table_rows::<Self>(table, ids),
+        }
+    }
 
     fn fused_linear(
         x: FloatTensor<Self>,

@@ -8,19 +8,23 @@ mod causal;
 mod kernels;
 mod linear;
 mod narrow;
+mod stored;
 
 use std::mem::MaybeUninit;
 
-use burn::tensor::{Bytes, DType, Shape};
-use burn_flex::{Flex, FlexTensor, Layout};
+use burn::tensor::ops::FloatTensorOps;
+use burn::tensor::{Bytes, DType, FloatDType, Shape};
+use burn_flex::{Flex, FlexDevice, FlexTensor, Layout};
 use rayon::prelude::*;
 
 use self::attention::Attention;
 use self::causal::Causal;
+use self::narrow::Narrow;
 use crate::block::stock;
 use crate::buffer::filled;
+use crate::packed::stock_table_rows;
 use crate::quantize::{self, DOUBLINGS, FINER};
-use crate::{AttentionInputs, CausalInputs, LayerOps, decoder};
+use crate::{AttentionInputs, CausalInputs, LayerOps, Packed, decoder};
 
 /// Elements of one piece of work, 64 KiB: it stays in the second-level cache.
 const CHUNK: usize = 16 * 1024;
@@ -28,6 +32,25 @@ const CHUNK: usize = 16 * 1024;
 impl LayerOps for Flex {
     const BIT_FOR_BIT: bool = true;
     const NARROW_WEIGHTS: bool = true;
+    const PACKED_WEIGHTS: bool = true;
+
+    fn packed_table(packed: Packed, _device: &FlexDevice) -> FlexTensor {
+        narrow::packed(packed)
+    }
+
+    fn widened(weight: FlexTensor) -> FlexTensor {
+        match Narrow::of(weight) {
+            Ok(narrow) => narrow.into_wide(),
+            Err(weight) => Self::float_cast(weight, FloatDType::F32),
+        }
+    }
+
+    fn fused_table_rows(table: FlexTensor, ids: FlexTensor) -> FlexTensor {
+        match Narrow::of(table) {
+            Ok(narrow) => narrow.rows_at(&whole(&contiguous(ids))),
+            Err(table) => stock_table_rows::<Self>(table, ids),
+        }
+    }
 
     fn fused_linear(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
         linear::forward(x, weight, bias)
@@ -308,6 +331,15 @@ fn whole_rows(d: usize) -> usize {
 )]
 fn contiguous(x: FlexTensor) -> FlexTensor {
     x.to_contiguous()
+}
+
+/// Whole numbers, contiguous; zero for any below.
+fn whole(x: &FlexTensor) -> Vec<usize> {
+    let none_below_zero = |value: i64| usize::try_from(value).unwrap_or(0);
+    match x.dtype() {
+        DType::I32 => x.storage::<i32>().iter().map(|&value| none_below_zero(value.into())).collect(),
+        _ => x.storage::<i64>().iter().map(|&value| none_below_zero(value)).collect(),
+    }
 }
 
 fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {

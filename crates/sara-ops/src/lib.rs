@@ -3,8 +3,8 @@
 //! [`LayerOps`] has burn's own operations as default bodies, so a backend joins with an empty `impl`. Flex overrides them
 //! (`flex.rs`) with loops that are fused, vectorised and shared by the threads; `Autodiff` records each as one node of
 //! the graph (`autodiff.rs`), which keeps no more than the gradients that are wanted need. The free functions of
-//! [`linear`](mod@linear), [`block`], [`decoder`], [`token_loss`](mod@token_loss) and
-//! [`quantize`](mod@quantize) are the interface.
+//! [`linear`](mod@linear), [`packed`], [`block`], [`decoder`],
+//! [`token_loss`](mod@token_loss) and [`quantize`](mod@quantize) are the interface.
 //!
 //! [`strided`] is the product of matrices inside larger buffers, [`buffer`] makes new buffers, and
 //! [`threads`] keeps the threads awake between two pieces of work.
@@ -18,6 +18,7 @@ pub mod decoder;
 #[cfg(feature = "flex")]
 mod flex;
 pub mod linear;
+pub mod packed;
 pub mod quantize;
 #[cfg(feature = "flex")]
 pub mod strided;
@@ -26,11 +27,12 @@ pub mod token_loss;
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn::tensor::{FloatDType, Tensor, TensorData, TensorPrimitive};
 
 pub use block::{AttentionInputs, attention, gelu, layer_norm};
 pub use decoder::{CausalInputs, causal_attention, rms_norm, rotary, swiglu};
 pub use linear::{add, block_linear, linear};
+pub use packed::{Packed, table_rows, widened};
 pub use quantize::quantize;
 pub use token_loss::token_loss;
 
@@ -46,6 +48,31 @@ pub trait LayerOps: Backend {
     /// Whether weights of 16 bits stay so in memory: linear layers and tables of rows widen them piece by piece. Elsewhere
     /// a weight is widened as a whole each time.
     const NARROW_WEIGHTS: bool = false;
+
+    /// Whether weights of linear layers in 8 or 4 bits stay so in memory.
+    const PACKED_WEIGHTS: bool = false;
+
+    /// A frozen table `[rows, columns]` of these values, in as few bits as this backend can hold it.
+    fn packed_table(packed: Packed, device: &Self::Device) -> FloatTensor<Self> {
+        let data = TensorData::new(packed.values(), packed.shape());
+        Self::float_from_data(data, device)
+    }
+
+    /// The frozen weight of a linear layer likewise, `[columns, rows]`: files have it turned. In so few bits where
+    /// [`PACKED_WEIGHTS`](Self::PACKED_WEIGHTS) says so.
+    fn packed_weight(packed: Packed, device: &Self::Device) -> FloatTensor<Self> {
+        Self::float_swap_dims(Self::packed_table(packed, device), 0, 1)
+    }
+
+    /// See [`widened`].
+    fn widened(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_cast(weight, FloatDType::F32)
+    }
+
+    /// The rows of a frozen table at `ids`, `[n, d]`; see [`table_rows`].
+    fn fused_table_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        packed::stock_table_rows::<Self>(table, ids)
+    }
 
     /// See [`linear`](linear()).
     fn fused_linear(

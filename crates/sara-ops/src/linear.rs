@@ -2,9 +2,9 @@
 
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Shape, Tensor, TensorMetadata};
+use burn::tensor::{DType, Shape, Tensor, TensorMetadata};
 
-use crate::{LayerOps, primitive, tensor};
+use crate::{LayerOps, primitive, tensor, widened};
 
 /// `x weight + bias`; a weight of another element type is widened to that of `x`.
 ///
@@ -68,14 +68,14 @@ pub fn add<B: LayerOps, const D: usize>(a: Tensor<B, D>, b: Tensor<B, D>) -> Ten
     tensor(B::fused_add(primitive(a), primitive(b)))
 }
 
-pub(crate) fn stock_linear<B: Backend>(
+pub(crate) fn stock_linear<B: LayerOps>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: Option<FloatTensor<B>>,
 ) -> FloatTensor<B> {
     let shape = x.shape();
     let x = rows::<B>(x);
-    let weight = tensor::<B, 2>(weight).cast(x.dtype());
+    let weight = of_type(tensor::<B, 2>(weight), x.dtype());
     let y = x.matmul(weight);
     let y = match bias {
         Some(bias) => y + tensor::<B, 1>(bias).unsqueeze(),
@@ -84,14 +84,14 @@ pub(crate) fn stock_linear<B: Backend>(
     like_rows::<B>(y, shape)
 }
 
-pub(crate) fn stock_linear_backward<B: Backend>(
+pub(crate) fn stock_linear_backward<B: LayerOps>(
     weight: FloatTensor<B>,
     grad: FloatTensor<B>,
     known: Option<FloatTensor<B>>,
 ) -> FloatTensor<B> {
     let shape = grad.shape();
     let grad = rows::<B>(grad);
-    let weight = tensor::<B, 2>(weight).cast(grad.dtype());
+    let weight = of_type(tensor::<B, 2>(weight), grad.dtype());
     let of_x = grad.matmul(weight.transpose());
     let of_x = like_rows::<B>(of_x, shape);
     match known {
@@ -133,6 +133,11 @@ pub(crate) fn stock_block_linear_weight_backward<B: Backend>(
     n_blocks: usize,
 ) -> FloatTensor<B> {
     primitive(slices::<B>(x, n_blocks).transpose().matmul(slices::<B>(grad, n_blocks)))
+}
+
+/// The weight in the element type of what it is multiplied with.
+fn of_type<B: LayerOps>(weight: Tensor<B, 2>, dtype: DType) -> Tensor<B, 2> {
+    if weight.dtype() == dtype { weight } else { widened(weight).cast(dtype) }
 }
 
 /// `[.., n * d]` as `[n, rows, d]`.

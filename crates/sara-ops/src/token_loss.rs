@@ -79,8 +79,8 @@ pub(crate) fn stock<B: LayerOps>(
         loss = loss - log_softmax(logits.clone(), 1).gather(1, column).sum_dim(0).reshape([1]);
         if wanted == Wanted::Gradient {
             let expected = B::fused_linear(primitive(softmax(logits, 1)), primitive(rows.clone()), None);
-            let own = rows.clone().select(0, target).cast(hidden.dtype());
-            gradients.push(tensor::<B, 2>(expected) - own);
+            let own = B::fused_table_rows(primitive(rows.clone()), target.into_primitive());
+            gradients.push(tensor::<B, 2>(expected) - tensor::<B, 2>(own).cast(hidden.dtype()));
         }
     }
     let gradient = (wanted == Wanted::Gradient).then(|| match gradients.len() {

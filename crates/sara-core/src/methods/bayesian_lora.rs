@@ -317,7 +317,7 @@ impl<B: LayerOps> Bayesian<B> {
         let quantizers = &self.quantizers;
         let out = match (&quantizers.base, open.at("base")) {
             (Some(quantizer), Some(open)) => {
-                let w = base.weight.val().cast(x.dtype());
+                let w = ops::widened(base.weight.val()).cast(x.dtype());
                 let b = base.bias.as_ref().map(Param::val);
                 let range = quantizer.range();
                 let b = b.map(|b| quantize(b, range.clone(), open));

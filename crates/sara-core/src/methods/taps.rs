@@ -138,7 +138,7 @@ impl Method for TapsConfig {
 impl<B: LayerOps> Adapter<B> for Taps<B> {
     fn project(&self, site: Site, base: &Linear<B>, x: Tensor<B, 3>, _pass: &Pass<B>) -> Tensor<B, 3> {
         let Some(gated) = self.layers.get(site) else { return linear(base, x) };
-        let weight = base.weight.val().cast(x.dtype());
+        let weight = ops::widened(base.weight.val()).cast(x.dtype());
         let change = gated.delta.val() * gated.gate(self.config.threshold).unsqueeze();
         let changed = weight.clone() + change.cast(weight.dtype());
         ops::linear(x, changed, base.bias.as_ref().map(Param::val))

@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use super::{CausalLm, ChatTokenizer, Dataset, Examples, Item, Kept, Packing, Report, causal_lm};
 use crate::adapted::Answer;
 use crate::architecture::Architecture;
-use crate::checkpoint::WeightType;
 use crate::data::{Rows, Task, VALID_SHARE, count_apart, keep_apart, note_apart};
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::{Decoder, DecoderCheckpoint, LoadedDecoder, check_tokens};
@@ -74,11 +73,7 @@ impl Dataset {
             let blocks = config.shape().n_layers.max(1);
             widths = widths / blocks + blocks * config.linears().first().map_or(0, |linear| linear.d_in);
         }
-        let weights = match run.dtype {
-            WeightType::Checkpoint => weight_bytes,
-            WeightType::Bf16 | WeightType::F16 => config.parameter_count() * 2,
-            _ => config.parameter_count() * F32,
-        };
+        let weights = run.dtype.memory_bytes(config.parameter_count(), weight_bytes);
         (weights + tokens * widths * F32) as u64
     }
 }

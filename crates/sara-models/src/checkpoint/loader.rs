@@ -8,7 +8,10 @@ use burn::tensor::backend::Backend;
 use burn::tensor::{Bytes, DType, Tensor, TensorData};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView};
+use sara_core::Target;
 use sara_core::parameters::state;
+use sara_ops::packed::{BLOCK, Bits};
+use sara_ops::{LayerOps, Packed, tensor};
 use serde::{Deserialize, Serialize};
 
 use super::Names;
@@ -32,31 +35,69 @@ pub enum WeightType {
     F16,
     /// In 8 bits, with a scale for 32 of them.
     Int8,
-    /// In 4 bits, with a scale for 32 of them.
+    /// In 4 bits, with a scale for 32 of them; tables of tokens in 8.
     Int4,
 }
 
 impl WeightType {
-    /// Whether a backend that keeps weights of 16 bits, or not, can hold them so; a line where it holds them wider.
+    /// Whether a backend can hold the weights of these layers so; a line where it holds them wider.
     ///
     /// # Errors
     /// [`Error::Config`] where it cannot.
-    pub(crate) fn check(self, keeps_narrow: bool) -> Result<Option<String>, Error> {
-        let refuse = |found: &str, expected: &str| {
-            let (field, found, expected) = ("dtype".to_owned(), found.to_owned(), expected.to_owned());
+    pub(crate) fn check<B: LayerOps>(self, linears: &[Target]) -> Result<Option<String>, Error> {
+        let refuse = |found: String, expected: &str| {
+            let (field, expected) = ("dtype".to_owned(), expected.to_owned());
             Err(Error::Config { field, found, expected })
         };
+        let keeps_narrow = B::NARROW_WEIGHTS;
+        if let Some(bits) = self.bits() {
+            let name = format!("int{}", bits.count());
+            if !B::PACKED_WEIGHTS {
+                return refuse(name, "f32 or checkpoint on this device, which has no weights of 8 or 4 bits");
+            }
+            if let Some(Target { name: layer, d_in, .. }) =
+                linears.iter().find(|linear| !linear.d_in.is_multiple_of(BLOCK))
+            {
+                let found = format!("{name} for {layer}, whose rows have {d_in} values");
+                return refuse(found, "a type without blocks of 32 values, such as bf16");
+            }
+        }
         match self {
-            Self::Int8 => refuse("int8", "checkpoint, f32, bf16 or f16; 8 bits are not there yet"),
-            Self::Int4 => refuse("int4", "checkpoint, f32, bf16 or f16; 4 bits are not there yet"),
             Self::Bf16 | Self::F16 if !keeps_narrow => refuse(
-                "16 bits",
-                "f32 or checkpoint on this device, which has weights of 32 bits alone; the cpu has both",
+                "16 bits".to_owned(),
+                "f32, checkpoint, int8 or int4 on this device, which has no weights of 16 bits; the cpu has them",
             ),
             Self::Checkpoint if !keeps_narrow => {
                 Ok(Some("weights are held in f32, whatever the files have, on this device".to_owned()))
             }
             _ => Ok(None),
+        }
+    }
+
+    /// Whether weights are in blocks.
+    pub(crate) fn is_packed(self) -> bool {
+        self.bits().is_some()
+    }
+
+    /// The bits of a value in a linear layer, if in blocks.
+    fn bits(self) -> Option<Bits> {
+        match self {
+            Self::Int8 => Some(Bits::Eight),
+            Self::Int4 => Some(Bits::Four),
+            _ => None,
+        }
+    }
+
+    /// About the bytes of a model with so many parameters, that has `on_disk` bytes as it is stored.
+    pub(crate) fn memory_bytes(self, parameters: usize, on_disk: usize) -> usize {
+        match self {
+            Self::Checkpoint => on_disk,
+            Self::F32 => parameters * 4,
+            Self::Bf16 | Self::F16 => parameters * 2,
+            Self::Int8 | Self::Int4 => {
+                let bits = self.bits().map_or(0, Bits::count);
+                parameters / BLOCK * (BLOCK * bits / 8 + 2)
+            }
         }
     }
 
@@ -82,7 +123,7 @@ pub struct Loader<'a, B: Backend> {
     problems: Vec<String>,
 }
 
-impl<'a, B: Backend> Loader<'a, B> {
+impl<'a, B: LayerOps> Loader<'a, B> {
     /// A loader of the tensors of a checkpoint whose files have these names.
     pub(crate) fn new(weights: &'a Weights, names: Names, device: &'a B::Device) -> Self {
         let weight_type = WeightType::F32;
@@ -137,7 +178,9 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// The same of a layer that has no bias.
     pub fn linear_without_bias(&mut self, path: &str, d_in: usize, d_out: usize) -> Linear<B> {
         let (name, shape) = (format!("{path}.weight"), [d_out, d_in]);
-        let weight = if let Some(weight) = self.narrow(&name, shape) {
+        let weight = if let Some(bits) = self.weight_type.bits() {
+            tensor(B::packed_weight(self.packed(&name, shape, bits), self.device))
+        } else if let Some(weight) = self.narrow(&name, shape) {
             // Turned without a copy.
             weight.transpose()
         } else {
@@ -149,10 +192,25 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// The table of rows `name`, frozen, in the type of weights.
     pub fn table(&mut self, name: &str, shape: [usize; 2]) -> Param<Tensor<B, 2>> {
+        if self.weight_type.is_packed() {
+            // A token is one row, so its rounding goes through all layers.
+            let packed = self.packed(name, shape, Bits::Eight);
+            return state(tensor(B::packed_table(packed, self.device)));
+        }
         match self.narrow(name, shape) {
             Some(table) => state(table),
             None => self.tensor(name, shape),
         }
+    }
+
+    /// A matrix in blocks, in the file's order.
+    fn packed(&mut self, name: &str, shape: [usize; 2], bits: Bits) -> Packed {
+        let values = self.read(name, &shape, to_f32, |value| value.is_finite());
+        Packed::new(&values, shape, bits).unwrap_or_else(|| {
+            let name = self.names.in_file(name);
+            self.problems.push(format!("{name}: beyond the scale of int{}; take f32 or bf16", bits.count()));
+            Packed::zeros(shape, bits)
+        })
     }
 
     /// A matrix in 16 bits, in the file's order; `None` where it is to be in f32.

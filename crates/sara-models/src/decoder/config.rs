@@ -5,6 +5,7 @@ use std::path::Path;
 use burn::tensor::backend::Backend;
 use sara_core::parameters::Tensors;
 use sara_core::{ModelShape, Role, Site, Target, Targets};
+use sara_ops::LayerOps;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -316,7 +317,7 @@ impl Family for DecoderConfig {
         Ok(config)
     }
 
-    fn load<B: Backend>(&self, loader: &mut Loader<'_, B>) -> Decoder<B> {
+    fn load<B: LayerOps>(&self, loader: &mut Loader<'_, B>) -> Decoder<B> {
         super::load::decoder(self, loader)
     }
 

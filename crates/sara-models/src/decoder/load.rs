@@ -36,11 +36,11 @@ impl DecoderCheckpoint {
         weight_type: WeightType,
         device: &B::Device,
     ) -> Result<LoadedDecoder<B>, Error> {
-        let wider = weight_type.check(B::NARROW_WEIGHTS)?;
+        let wider = weight_type.check::<B>(&self.config.linears())?;
         let is_narrow =
             |name: &str| self.dtype(name).is_some_and(|dtype| dtype != Dtype::F32 && dtype != Dtype::F64);
         let wider = wider.filter(|_| is_narrow("model.embed_tokens.weight"));
-        let held = if B::NARROW_WEIGHTS { weight_type } else { WeightType::F32 };
+        let held = if B::NARROW_WEIGHTS || weight_type.is_packed() { weight_type } else { WeightType::F32 };
         let mut loader = self.loader(device).with_weights(held);
         let model = self.config.load(&mut loader);
         let left_out = loader.finish(
@@ -53,7 +53,7 @@ impl DecoderCheckpoint {
 }
 
 /// The frozen decoder.
-pub(super) fn decoder<B: Backend>(config: &DecoderConfig, loader: &mut Loader<'_, B>) -> Decoder<B> {
+pub(super) fn decoder<B: LayerOps>(config: &DecoderConfig, loader: &mut Loader<'_, B>) -> Decoder<B> {
     let table = [config.vocab_size, config.hidden];
     let embeddings = loader.table("model.embed_tokens.weight", table);
     let linears = config.linears();
@@ -94,6 +94,11 @@ pub(super) fn decoder<B: Backend>(config: &DecoderConfig, loader: &mut Loader<'_
     }
 }
 
-fn norm<B: Backend>(config: &DecoderConfig, loader: &mut Loader<'_, B>, path: &str, width: usize) -> Norm<B> {
+fn norm<B: LayerOps>(
+    config: &DecoderConfig,
+    loader: &mut Loader<'_, B>,
+    path: &str,
+    width: usize,
+) -> Norm<B> {
     Norm { gamma: loader.tensor(&format!("{path}.weight"), [width]), epsilon: config.rms_norm_eps }
 }

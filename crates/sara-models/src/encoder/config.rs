@@ -6,6 +6,7 @@ use std::path::Path;
 use burn::tensor::backend::Backend;
 use sara_core::parameters::Tensors;
 use sara_core::{ModelShape, Role, Site, Target, Targets};
+use sara_ops::LayerOps;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -347,7 +348,7 @@ impl Family for EncoderConfig {
         Ok(config)
     }
 
-    fn load<B: Backend>(&self, loader: &mut Loader<'_, B>) -> Encoder<B> {
+    fn load<B: LayerOps>(&self, loader: &mut Loader<'_, B>) -> Encoder<B> {
         super::load::encoder(self, loader)
     }
 

@@ -5,6 +5,7 @@ use burn::nn::Linear;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use sara_core::Seed;
+use sara_ops::LayerOps;
 
 use super::config::{Dropouts, EncoderConfig, EncoderFamily};
 use super::head::{self, HEAD, Head};
@@ -41,7 +42,7 @@ impl EncoderCheckpoint {
     /// # Errors
     /// [`Error::Mismatch`] that lists everything missing, unknown, misshapen or not finite; so is a head for another
     /// number of labels, which [`Self::load_with_new_head`] replaces.
-    pub fn load<B: Backend>(
+    pub fn load<B: LayerOps>(
         &self,
         n_labels: usize,
         seed: Seed,
@@ -54,7 +55,7 @@ impl EncoderCheckpoint {
     ///
     /// # Errors
     /// As [`Self::load`], except for what concerns the checkpoint's head.
-    pub fn load_with_new_head<B: Backend>(
+    pub fn load_with_new_head<B: LayerOps>(
         &self,
         n_labels: usize,
         seed: Seed,
@@ -63,7 +64,7 @@ impl EncoderCheckpoint {
         self.load_parts(n_labels, false, seed, device)
     }
 
-    fn load_parts<B: Backend>(
+    fn load_parts<B: LayerOps>(
         &self,
         n_labels: usize,
         own_head: bool,
@@ -94,7 +95,7 @@ impl EncoderCheckpoint {
 }
 
 /// The frozen encoder.
-pub(super) fn encoder<B: Backend>(config: &EncoderConfig, loader: &mut Loader<'_, B>) -> Encoder<B> {
+pub(super) fn encoder<B: LayerOps>(config: &EncoderConfig, loader: &mut Loader<'_, B>) -> Encoder<B> {
     let (family, hidden) = (config.family.name(), config.hidden);
     let mut table = |name: &str, rows: usize| {
         loader.tensor(&format!("{family}.embeddings.{name}.weight"), [rows, hidden])
@@ -128,7 +129,7 @@ pub(super) fn encoder<B: Backend>(config: &EncoderConfig, loader: &mut Loader<'_
     Encoder { embeddings, layers, config: config.clone(), dropouts: Dropouts::default() }
 }
 
-fn norm<B: Backend>(config: &EncoderConfig, loader: &mut Loader<'_, B>, path: &str) -> Norm<B> {
+fn norm<B: LayerOps>(config: &EncoderConfig, loader: &mut Loader<'_, B>, path: &str) -> Norm<B> {
     let shape = [config.hidden];
     // Files of the first BERT call the two gamma and beta.
     let [gamma, beta] = if loader.has(path) { ["weight", "bias"] } else { ["gamma", "beta"] };
@@ -140,7 +141,7 @@ fn norm<B: Backend>(config: &EncoderConfig, loader: &mut Loader<'_, B>, path: &s
 }
 
 /// The head, and a line for each part of it that is new.
-fn head<B: Backend>(
+fn head<B: LayerOps>(
     config: &EncoderConfig,
     loader: &mut Loader<'_, B>,
     n_labels: usize,

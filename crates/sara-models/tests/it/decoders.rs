@@ -346,21 +346,23 @@ fn defaults_are_those_of_transformers() {
     assert_eq!(context(llama3), 4096);
 }
 
+/// What a checkpoint in this type makes of the texts beside it, and the type of its table.
+fn logits(name: &str, weight_type: WeightType) -> (Vec<f32>, DType) {
+    let checkpoint = DecoderCheckpoint::open(&fixture(name)).unwrap();
+    let LoadedDecoder { model, notes } = checkpoint.load::<Flex>(weight_type, &FlexDevice).unwrap();
+    assert_eq!(notes, Vec::<String>::new());
+    let (_, _, none) = open::<Flex>(name);
+    let golden = stored(&fixture(name).join("golden.safetensors"));
+    let texts = texts(&ints(&golden["input_ids"]), golden["input_ids"].1[1]);
+    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    let inputs = Inputs::of_texts(&checkpoint.config, &texts, &FlexDevice).unwrap();
+    let logits = model.logits(model.forward(&inputs, &none, &Pass::evaluation(), None));
+    (logits.into_data().iter().collect(), model.output_rows().dtype())
+}
+
 /// A file of 16 bits is computed from as it is: to the last digit what its values give in f32; another one is rounded.
 #[test]
 fn weights_of_16_bits_stay_so_and_give_the_same() {
-    let logits = |name: &str, weight_type: WeightType| -> (Vec<f32>, DType) {
-        let checkpoint = DecoderCheckpoint::open(&fixture(name)).unwrap();
-        let LoadedDecoder { model, notes } = checkpoint.load::<Flex>(weight_type, &FlexDevice).unwrap();
-        assert_eq!(notes, Vec::<String>::new());
-        let (_, _, none) = open::<Flex>(name);
-        let golden = stored(&fixture(name).join("golden.safetensors"));
-        let texts = texts(&ints(&golden["input_ids"]), golden["input_ids"].1[1]);
-        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-        let inputs = Inputs::of_texts(&checkpoint.config, &texts, &FlexDevice).unwrap();
-        let logits = model.logits(model.forward(&inputs, &none, &Pass::evaluation(), None));
-        (logits.into_data().iter().collect(), model.output_rows().dtype())
-    };
     let golden = |name: &str| floats(&stored(&fixture(name).join("golden.safetensors"))["logits"]);
     let (kept, dtype) = logits("llama-gqa", WeightType::Checkpoint);
     assert_eq!(dtype, DType::BF16);
@@ -377,11 +379,32 @@ fn weights_of_16_bits_stay_so_and_give_the_same() {
     // What torch's logits move by where its matrices are rounded likewise and multiplied in f32.
     let (bf16, f16) = (rounded(WeightType::Bf16, DType::BF16), rounded(WeightType::F16, DType::F16));
     assert!((bf16 - 0.019_815).abs() < 1e-5 && (f16 - 0.005_684).abs() < 1e-5, "{bf16} {f16}");
+}
+
+/// Blocks of 8 and 4 bits: the logits of transformers with its matrices rounded likewise. Where blocks do not divide a
+/// row, nothing is loaded.
+#[test]
+fn weights_of_8_and_4_bits_give_the_logits_of_their_codes() {
+    let golden = stored(&fixture("llama-blocks").join("golden.safetensors"));
+    let changes = [WeightType::Checkpoint, WeightType::Int8, WeightType::Int4].map(|weight_type| {
+        let (found, dtype) = logits("llama-blocks", weight_type);
+        let name = match weight_type {
+            WeightType::Int8 => "logits_int8",
+            WeightType::Int4 => "logits_int4",
+            _ => "logits",
+        };
+        assert_eq!(matches!(dtype, DType::QFloat(_)), weight_type != WeightType::Checkpoint);
+        assert_close(&TensorData::from(found.as_slice()), &floats(&golden[name]), name);
+        let all = found.iter().zip(floats(&golden["logits"]));
+        all.map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max)
+    });
+    assert!(changes[0] * 10.0 < changes[1] && changes[1] * 3.0 < changes[2], "{changes:?}");
     let checkpoint = DecoderCheckpoint::open(&fixture("llama-mha")).unwrap();
-    for (weight_type, part) in
-        [(WeightType::Int8, "8 bits are not there yet"), (WeightType::Int4, "4 bits are not")]
-    {
+    for (weight_type, name) in [(WeightType::Int8, "int8"), (WeightType::Int4, "int4")] {
         let message = checkpoint.load::<Flex>(weight_type, &FlexDevice).map(|_| ()).unwrap_err().to_string();
-        assert!(message.starts_with("dtype = int") && message.contains(part), "{message}");
+        let expected = format!(
+            "dtype = {name} for model.layers.0.mlp.down_proj, whose rows have 48 values: expected a type without blocks"
+        );
+        assert!(message.starts_with(&expected), "{message}");
     }
 }

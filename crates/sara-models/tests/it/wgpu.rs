@@ -106,21 +106,27 @@ fn losses<B: LayerOps + SvdOps>(method: Option<&MethodConfig>) -> Vec<f64> {
 #[test]
 fn a_decoder_trains_and_writes_as_on_the_cpu() {
     let _noise = NOISE.lock().unwrap();
-    let (cpu, on_cpu) = trained_decoder::<Flex>();
-    let (gpu, on_gpu) = trained_decoder::<Wgpu<f32, i32>>();
-    assert_eq!([cpu.len(), gpu.len()], [10; 2]);
-    for (step, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
-        assert!((cpu - gpu).abs() < LOSS * cpu, "step {step}: {gpu}, on the CPU {cpu}");
+    for (name, weight_type) in [
+        ("llama-gqa", WeightType::F32),
+        ("llama-blocks", WeightType::Int8),
+        ("llama-blocks", WeightType::Int4),
+    ] {
+        let (cpu, on_cpu) = trained_decoder::<Flex>(name, weight_type);
+        let (gpu, on_gpu) = trained_decoder::<Wgpu<f32, i32>>(name, weight_type);
+        assert_eq!([cpu.len(), gpu.len()], [10; 2]);
+        for (step, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
+            assert!((cpu - gpu).abs() < LOSS * cpu, "{name}, step {step}: {gpu}, on the CPU {cpu}");
+        }
+        assert!((cpu[9] - cpu[0]).abs() > MOVED * cpu[0], "{name}: {cpu:?}");
+        assert_eq!((on_cpu[0].len(), &on_gpu), (12, &on_cpu), "tokens of {name}");
     }
-    assert!((cpu[9] - cpu[0]).abs() > MOVED * cpu[0], "{cpu:?}");
-    assert_eq!((on_cpu[0].len(), &on_gpu), (12, &on_cpu), "tokens");
 }
 
 /// The losses of ten steps on two texts, and the likeliest tokens behind their beginnings afterwards.
-fn trained_decoder<B: LayerOps + SvdOps>() -> (Vec<f64>, Vec<Vec<u32>>) {
+fn trained_decoder<B: LayerOps + SvdOps>(name: &str, weight_type: WeightType) -> (Vec<f64>, Vec<Vec<u32>>) {
     let device = B::Device::default();
-    let checkpoint = DecoderCheckpoint::open(&fixture("llama-gqa")).unwrap();
-    let LoadedDecoder { model, .. } = checkpoint.load::<Autodiff<B>>(WeightType::F32, &device).unwrap();
+    let checkpoint = DecoderCheckpoint::open(&fixture(name)).unwrap();
+    let LoadedDecoder { model, .. } = checkpoint.load::<Autodiff<B>>(weight_type, &device).unwrap();
     let lora = MethodConfig::Lora(LoraConfig { rank: 2, ..LoraConfig::default() });
     let targets = checkpoint.config.default_targets();
     let (adapter, _) = checkpoint.new_adapter::<Autodiff<B>>(&lora, &targets, Seed(0), &device).unwrap();

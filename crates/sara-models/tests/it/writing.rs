@@ -176,8 +176,14 @@ fn what_cannot_be_learned_or_written_is_said() {
         "line 2: the conversation does not end with a turn",
     );
     data("{\"messages\": []}", "line 2: the conversation does not end");
-    refused(&["train", "--config", "run.toml", "dtype=int4"], "dtype = int4: expected checkpoint");
-    refused(&["generate", "--model", "model", "--prompt", "a", "--dtype", "int8"], "dtype = int8: expected");
+    refused(
+        &["train", "--config", "run.toml", "dtype=int4"],
+        "down_proj, whose rows have 48 values: expected",
+    );
+    refused(
+        &["generate", "--model", "model", "--prompt", "a", "--dtype", "int8"],
+        "dtype = int8 for model.l",
+    );
     refused(&["train", "--config", "run.toml", "task=classify"], "the model writes");
     refused(
         &["train", "--config", "run.toml", "data.max_tokens=1", "data.train_on=completion"],

@@ -5,11 +5,10 @@
 
 use std::mem::MaybeUninit;
 
-use burn::tensor::DType;
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
-use super::{contiguous, kernels};
+use super::{contiguous, kernels, whole};
 use crate::CausalInputs;
 use crate::strided::{Matrix, MatrixMut, Unwritten};
 
@@ -131,14 +130,6 @@ fn heads(
 /// A buffer for as many values.
 fn room_for(like: &FlexTensor) -> Box<[MaybeUninit<f32>]> {
     Box::new_uninit_slice(like.storage::<f32>().len())
-}
-
-fn whole(x: &FlexTensor) -> Vec<usize> {
-    let none_below_zero = |value: i64| usize::try_from(value).unwrap_or(0);
-    match x.dtype() {
-        DType::I32 => x.storage::<i32>().iter().map(|&value| none_below_zero(value.into())).collect(),
-        _ => x.storage::<i64>().iter().map(|&value| none_below_zero(value)).collect(),
-    }
 }
 
 /// One head of one example.

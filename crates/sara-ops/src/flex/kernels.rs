@@ -9,15 +9,10 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E, PI};
 
-use burn::tensor::{bf16, f16};
-
 use crate::quantize::DOUBLINGS;
 
 /// Partial sums of a reduction: one AVX-512 register.
-const LANES: usize = 16;
-
-/// Rows that a value is multiplied with when it has been widened once.
-pub(super) const ROWS: usize = 4;
+pub(super) const LANES: usize = 16;
 
 /// Values that are copied into the nearest cache before a long computation on each: a copy keeps many loads from memory
 /// on their way at once, the computation only a few.
@@ -25,16 +20,17 @@ const AT_HAND: usize = 1024;
 
 /// Declares functions that exist once for each instruction set.
 macro_rules! vectorized {
-    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $returned:ty)? $body:block)*) => {$(
+    ($($(#[$doc:meta])* fn $name:ident$(<$lifetime:lifetime>)?($($argument:ident: $type:ty),* $(,)?) $(-> $returned:ty)? $body:block)*) => {$(
         $(#[$doc])*
         #[multiversion::multiversion(targets(
             "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma+bmi2",
             "x86_64+avx2+fma",
             "aarch64+neon",
         ))]
-        pub(super) fn $name($($argument: $type),*) $(-> $returned)? $body
+        pub(super) fn $name$(<$lifetime>)?($($argument: $type),*) $(-> $returned)? $body
     )*};
 }
+pub(super) use vectorized;
 
 vectorized! {
     /// GELU of each value, in place.
@@ -187,40 +183,6 @@ vectorized! {
         }
     }
 
-    /// The values of 16 bits as f32.
-    fn widen_bf16(out: &mut [f32], values: &[bf16]) {
-        for (out, &value) in out.iter_mut().zip(values) {
-            *out = of_bf16(value);
-        }
-    }
-
-    /// The same of the other kind.
-    fn widen_f16(out: &mut [f32], values: &[f16]) {
-        for (out, &value) in out.iter_mut().zip(values) {
-            *out = of_f16(value);
-        }
-    }
-
-    /// The sum of all products.
-    fn dot_bf16(values: &[bf16], x: [&[f32]; 1]) -> [f32; 1] {
-        dots(values, x, of_bf16)
-    }
-
-    /// The same of the other kind.
-    fn dot_f16(values: &[f16], x: [&[f32]; 1]) -> [f32; 1] {
-        dots(values, x, of_f16)
-    }
-
-    /// Of several rows at once; each is what it would be alone.
-    fn dots_bf16(values: &[bf16], x: [&[f32]; ROWS]) -> [f32; ROWS] {
-        dots(values, x, of_bf16)
-    }
-
-    /// The same of the other kind.
-    fn dots_f16(values: &[f16], x: [&[f32]; ROWS]) -> [f32; ROWS] {
-        dots(values, x, of_f16)
-    }
-
     /// Turns the gradient of [`softmax`]'s result `p`, rows of `n` values, into that of its scores.
     fn softmax_backward(p: &[f32], grad: &mut [f32], n: usize, scale: f32) {
         for (p, grad) in p.chunks_exact(n).zip(grad.chunks_exact_mut(n)) {
@@ -287,42 +249,6 @@ fn mean_and_inverse_deviation(row: &[f32], epsilon: f32) -> (f32, f32) {
     let mean = share * sum(row, row, |x, _| x);
     let variance = share * sum(row, row, |x, _| (x - mean) * (x - mean));
     (mean, (variance + epsilon).sqrt().recip())
-}
-
-#[inline(always)]
-fn of_bf16(value: bf16) -> f32 {
-    f32::from_bits(u32::from(value.to_bits()) << 16)
-}
-
-/// A finite value: its bits in the places that they have in f32, and the exponent's other zero made good by a product.
-#[inline(always)]
-fn of_f16(value: f16) -> f32 {
-    const TWO_TO_112: f32 = f32::from_bits(0x7780_0000);
-    let bits = u32::from(value.to_bits());
-    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * TWO_TO_112;
-    f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
-}
-
-/// The sum of all products with each row, in four registers, in an order that depends on the length alone.
-#[inline(always)]
-fn dots<T: Copy, const N: usize>(values: &[T], x: [&[f32]; N], widen: impl Fn(T) -> f32) -> [f32; N] {
-    const WIDE: usize = 4 * LANES;
-    let ((values, rest), x) = (values.as_chunks::<WIDE>(), x.map(|x| x.as_chunks::<WIDE>()));
-    let mut lanes = [[0.0; WIDE]; N];
-    for (at, values) in values.iter().enumerate() {
-        let wide = values.map(&widen);
-        for (lanes, (x, _)) in lanes.iter_mut().zip(x) {
-            for ((lane, &value), &x) in lanes.iter_mut().zip(&wide).zip(&x[at]) {
-                *lane += value * x;
-            }
-        }
-    }
-    for (lanes, (_, x)) in lanes.iter_mut().zip(x) {
-        for ((lane, &value), &x) in lanes.iter_mut().zip(rest).zip(x) {
-            *lane += widen(value) * x;
-        }
-    }
-    lanes.map(|lanes| lanes.iter().sum())
 }
 
 #[inline(always)]

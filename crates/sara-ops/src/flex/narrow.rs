@@ -1,14 +1,17 @@
-//! Products with weights of 16 bits, which stay so in memory: a piece is widened as it is multiplied, and for a few rows
-//! each weight is read once, in place.
+//! Products with weights of 16, 8 or 4 bits, which stay so in memory: a piece is widened as it is multiplied, and for a few
+//! rows each weight is read once, in place.
 
-use burn::tensor::{DType, Shape, bf16, f16};
-use burn_flex::FlexTensor;
+use std::ops::Range;
+
+use burn::tensor::{Bytes, DType, Shape};
+use burn_flex::{FlexTensor, Layout};
 use rayon::prelude::*;
 
-use super::kernels::{self, ROWS};
+use super::stored::{self, Blocks, ROWS, Stored};
 use super::tensor;
 use crate::buffer::size;
 use crate::linear::ending_in;
+use crate::packed::{BLOCK, Bits, Packed};
 use crate::strided::{Matrix, Unwritten};
 
 /// Columns of a piece.
@@ -18,9 +21,25 @@ const FEW: usize = 32;
 /// Weights that one thread reads at a time for a few rows.
 const READ: usize = 64 * 1024;
 
+/// A table of rows in blocks.
+pub(super) fn packed(packed: Packed) -> FlexTensor {
+    let (shape, dtype) = (Shape::new(packed.shape()), packed.dtype());
+    FlexTensor::new(Bytes::from_elems(packed.into_bytes()), Layout::contiguous(shape), dtype)
+}
+
+/// Bytes of a weight of this shape.
+fn n_bytes(shape: [usize; 2], bits: Option<Bits>) -> usize {
+    match bits {
+        Some(bits) => size(shape) / BLOCK * (BLOCK * bits.count() / 8 + 2),
+        None => size(shape) * 2,
+    }
+}
+
 /// A weight `[rows, columns]`, row by row.
 pub(super) struct Narrow {
     values: FlexTensor,
+    /// Of blocks; none for one of 16 bits.
+    bits: Option<Bits>,
     rows: usize,
     columns: usize,
     /// Whether it is multiplied by its transpose.
@@ -28,20 +47,29 @@ pub(super) struct Narrow {
 }
 
 impl Narrow {
-    /// The weight `[d_in, d_out]`, if it is of 16 bits; `None` for any other.
+    /// The weight `[d_in, d_out]`, if it is of fewer than 32 bits; `None` for any other.
+    ///
+    /// # Panics
+    /// If it is a part of one in blocks.
     pub(super) fn of(weight: FlexTensor) -> Result<Self, FlexTensor> {
-        if !matches!(weight.dtype(), DType::BF16 | DType::F16) || weight.layout().num_elements() == 0 {
+        let bits = Bits::of(weight.dtype());
+        let is_narrow = matches!(weight.dtype(), DType::BF16 | DType::F16) || bits.is_some();
+        if !is_narrow || weight.layout().num_elements() == 0 {
             return Err(weight);
         }
         let [d_in, d_out]: [usize; 2] = weight.layout().shape().dims();
+        let (bytes, strides) = (weight.bytes().len(), weight.layout().strides());
+        let is_whole = weight.layout().start_offset() == 0 && bytes == n_bytes([d_in, d_out], bits);
         // As files have it, turned without a copy.
-        let is_turned = weight.layout().strides() == [1, d_in as isize]
-            && weight.layout().start_offset() == 0
-            && size([d_in, d_out]) == weight.bytes().len() / 2;
-        if is_turned {
-            return Ok(Self { values: weight, rows: d_out, columns: d_in, is_transposed: true });
+        if is_whole && strides == [1, d_in as isize] {
+            return Ok(Self { values: weight, bits, rows: d_out, columns: d_in, is_transposed: true });
         }
-        Ok(Self { values: weight.to_contiguous(), rows: d_in, columns: d_out, is_transposed: false })
+        assert!(
+            bits.is_none() || is_whole && strides == [d_out as isize, 1],
+            "a weight of blocks is used as a whole"
+        );
+        let values = if bits.is_none() { weight.to_contiguous() } else { weight };
+        Ok(Self { values, bits, rows: d_in, columns: d_out, is_transposed: false })
     }
 
     /// The same, to be multiplied by from the other side.
@@ -52,6 +80,23 @@ impl Narrow {
     /// The weight again, `[d_in, d_out]`.
     pub(super) fn into_tensor(self) -> FlexTensor {
         self.values
+    }
+
+    /// All of it, `[d_in, d_out]`, in f32.
+    pub(super) fn into_wide(self) -> FlexTensor {
+        let mut values = vec![0.0; self.rows * self.columns];
+        let rows = values.par_chunks_mut(self.columns);
+        rows.enumerate().for_each(|(row, values)| self.widen(row * self.columns, values));
+        tensor(values, Shape::new([self.rows, self.columns])).with_layout(self.values.layout().clone())
+    }
+
+    /// Some of its rows, in f32.
+    pub(super) fn rows_at(&self, rows: &[usize]) -> FlexTensor {
+        let mut values = vec![0.0; rows.len() * self.columns];
+        for (values, row) in values.chunks_exact_mut(self.columns).zip(rows) {
+            self.widen(row * self.columns, values);
+        }
+        tensor(values, Shape::new([rows.len(), self.columns]))
     }
 
     /// Columns of a product.
@@ -126,32 +171,33 @@ impl Narrow {
 
     /// As many values as `out` has room for, from `start` on.
     fn widen(&self, start: usize, out: &mut [f32]) {
-        let range = start..start + out.len();
-        match self.values.dtype() {
-            DType::BF16 => kernels::widen_bf16(out, &self.values.storage::<bf16>()[range]),
-            _ => kernels::widen_f16(out, &self.values.storage::<f16>()[range]),
-        }
+        stored::widen(out, self.stored(start..start + out.len()));
     }
 
     /// The products of a row with `count` rows of `x`, at most [`ROWS`], from `first` on.
     fn dots(&self, row: usize, x: Matrix<'_>, first: usize, count: usize) -> [f32; ROWS] {
-        let range = row * self.columns..(row + 1) * self.columns;
-        let is_bf16 = self.values.dtype() == DType::BF16;
+        let values = self.stored(row * self.columns..(row + 1) * self.columns);
         if count == 1 {
-            let x = [x.row(first)];
-            let [product] = if is_bf16 {
-                kernels::dot_bf16(&self.values.storage::<bf16>()[range], x)
-            } else {
-                kernels::dot_f16(&self.values.storage::<f16>()[range], x)
-            };
+            let [product] = stored::dot(values, [x.row(first)]);
             return [product; ROWS];
         }
         // What is there twice is left out by the caller.
-        let x = std::array::from_fn(|at| x.row(first + at.min(count - 1)));
-        if is_bf16 {
-            kernels::dots_bf16(&self.values.storage::<bf16>()[range], x)
-        } else {
-            kernels::dots_f16(&self.values.storage::<f16>()[range], x)
+        stored::dots(values, std::array::from_fn(|at| x.row(first + at.min(count - 1))))
+    }
+
+    /// Values as they lie in memory; of blocks, whole ones.
+    fn stored(&self, range: Range<usize>) -> Stored<'_> {
+        match self.bits {
+            Some(Bits::Eight) => Stored::Int8(self.blocks(range)),
+            Some(Bits::Four) => Stored::Int4(self.blocks(range)),
+            None if self.values.dtype() == DType::BF16 => Stored::Bf16(&self.values.storage()[range]),
+            None => Stored::F16(&self.values.storage()[range]),
         }
+    }
+
+    fn blocks<const BYTES: usize>(&self, range: Range<usize>) -> Blocks<'_, BYTES> {
+        let blocks = range.start / BLOCK..range.end / BLOCK;
+        let (codes, scales) = self.values.bytes().split_at(self.rows * self.columns / BLOCK * BYTES);
+        Blocks { codes: &codes.as_chunks().0[blocks.clone()], scales: &scales.as_chunks().0[blocks] }
     }
 }
