@@ -5,19 +5,24 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Linear;
-use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+use sara_core::parameters::Tensors;
 use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
 use sara_ops::linear::linear_of_rows;
 use sara_ops::{LayerOps, add, causal_attention, rms_norm, rotary, swiglu, table_rows};
 
+use crate::architecture::Architecture;
+use crate::checkpoint::weights::in_file_order;
 use crate::decoder::config::DecoderConfig;
 
+mod cache;
 pub mod config;
 mod inputs;
 mod load;
 pub mod rope;
 
+pub use cache::Cache;
 pub use inputs::{Inputs, Place, check_tokens};
 pub use load::{DecoderCheckpoint, LoadedDecoder};
 
@@ -62,38 +67,6 @@ pub(crate) struct Norm<B: Backend> {
     pub(crate) epsilon: f64,
 }
 
-/// Keys and values of the tokens that a model has seen, for those that follow.
-#[derive(Debug, Clone)]
-pub struct Cache<B: Backend> {
-    /// Of each block, `[batch, seen, n_kv_heads * head_dim]`.
-    layers: Vec<Option<[Tensor<B, 3>; 2]>>,
-}
-
-impl<B: Backend> Cache<B> {
-    /// A cache of nothing yet.
-    pub fn new(config: &DecoderConfig) -> Self {
-        Self { layers: vec![None; config.n_layers] }
-    }
-
-    /// How many tokens of each row it holds.
-    pub fn seen(&self) -> usize {
-        self.layers.first().and_then(Option::as_ref).map_or(0, |[keys, _]| keys.dims()[1])
-    }
-
-    /// Takes in keys and values of a block, and returns all that it holds of that.
-    fn join(&mut self, layer: usize, new: [Tensor<B, 3>; 2]) -> [Tensor<B, 3>; 2] {
-        let all = match self.layers[layer].take() {
-            Some([keys, values]) => {
-                let [new_keys, new_values] = new;
-                [Tensor::cat(vec![keys, new_keys], 1), Tensor::cat(vec![values, new_values], 1)]
-            }
-            None => new,
-        };
-        self.layers[layer] = Some(all.clone());
-        all
-    }
-}
-
 impl<B: Backend> Decoder<B> {
     /// What `config.json` says of this decoder.
     pub fn config(&self) -> &DecoderConfig {
@@ -108,6 +81,40 @@ impl<B: Backend> Decoder<B> {
     /// What tells a token from a hidden state, `[vocab_size, d]`.
     pub fn output_rows(&self) -> Tensor<B, 2> {
         self.output.as_ref().unwrap_or(&self.embeddings).val()
+    }
+}
+
+impl<B: Backend> Decoder<B> {
+    /// Every parameter by its name in the checkpoint, weights as `[d_out, d_in]`.
+    pub fn tensors(&self) -> Tensors {
+        let mut tensors = Tensors::new();
+        let mut add = |name: String, data: TensorData| tensors.insert(format!("{name}.weight"), data);
+        add("model.embed_tokens".to_owned(), self.embeddings.val().into_data());
+        add("model.norm".to_owned(), self.norm.gamma.val().into_data());
+        if let Some(output) = &self.output {
+            add("lm_head".to_owned(), output.val().into_data());
+        }
+        for (layer, block) in self.layers.iter().enumerate() {
+            let mut norms = vec![
+                ("input_layernorm", &block.attention_norm),
+                ("post_attention_layernorm", &block.mlp_norm),
+            ];
+            if let Some([query, key]) = &block.head_norms {
+                norms.extend([("self_attn.q_norm", query), ("self_attn.k_norm", key)]);
+            }
+            for (name, norm) in norms {
+                add(format!("model.layers.{layer}.{name}"), norm.gamma.val().into_data());
+            }
+        }
+        for (target, (_, linear)) in self.config.linears().iter().zip(self.linears()) {
+            add(target.name.clone(), in_file_order(&linear.weight.val().into_data()));
+        }
+        for (target, (_, linear)) in self.config.linears().iter().zip(self.linears()) {
+            if let Some(bias) = &linear.bias {
+                tensors.insert(format!("{}.bias", target.name), bias.val().into_data());
+            }
+        }
+        tensors
     }
 }
 

@@ -110,27 +110,34 @@ pub fn metrics(scores: &[Score]) -> Metrics {
     metrics
 }
 
-/// The share of questions that the likeliest answer gives word for word, spaces around it apart; `None` without questions.
+/// The likeliest answer to each question, in their order.
 ///
 /// # Errors
 /// As [`answers`].
-pub fn exact_match<B: LayerOps, A: Adapter<B>>(
+pub fn answer_all<B: LayerOps, A: Adapter<B>>(
     model: &Decoder<B>,
     adapter: &A,
     questions: &[Question],
     tokenizer: &Tokenizer,
     limits: &Limits,
     batch_size: NonZeroUsize,
-) -> Result<Option<f64>> {
+) -> Result<Vec<String>> {
     let lengths: Vec<usize> = questions.iter().map(|question| question.prompt.len()).collect();
-    let mut hits = 0;
+    let mut written = vec![String::new(); questions.len()];
     for batch in batches(&lengths, batch_size, Order::Sorted) {
         let prompts: Vec<&[u32]> = batch.iter().map(|&place| questions[place].prompt.as_slice()).collect();
         for (&place, tokens) in batch.iter().zip(answers(model, adapter, &prompts, limits)?) {
-            hits += usize::from(tokenizer.decode(&tokens)?.trim() == questions[place].expected.trim());
+            written[place] = tokenizer.decode(&tokens)?;
         }
     }
-    Ok((!questions.is_empty()).then(|| hits as f64 / questions.len() as f64))
+    Ok(written)
+}
+
+/// The share of questions that are answered word for word, spaces around an answer apart; `None` without questions.
+pub fn exact_match(questions: &[Question], answers: &[String]) -> Option<f64> {
+    let is_right = |(question, answer): &(&Question, &String)| answer.trim() == question.expected.trim();
+    let hits = questions.iter().zip(answers).filter(is_right).count();
+    (!questions.is_empty()).then(|| hits as f64 / questions.len() as f64)
 }
 
 /// Of each target its log-probability, and whether it is the likeliest; in blocks, so that logits are never whole.

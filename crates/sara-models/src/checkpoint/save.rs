@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 const SHARD_BYTES: usize = 5_000_000_000;
 
 /// What is copied as it is, where the base has it.
-const TOKENIZER_FILES: [&str; 10] = [
+const COPIED_FILES: [&str; 10] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -36,6 +36,9 @@ const TOKENIZER_FILES: [&str; 10] = [
     "chat_template.jinja",
     "generation_config.json",
 ];
+
+/// A folder of which the files are copied likewise.
+const COPIED_FOLDER: &str = "additional_chat_templates";
 
 /// A task head as a checkpoint has it.
 #[derive(Debug, Clone)]
@@ -73,12 +76,7 @@ impl<A: Architecture> Checkpoint<A> {
         let pieces = self.pieces(model, head);
         replace_dir(out_dir, |made| {
             self.write_config(made, head)?;
-            for name in TOKENIZER_FILES {
-                let from = self.dir.join(name);
-                if from.exists() {
-                    fs::copy(&from, made.join(name)).map_err(Error::io(&from))?;
-                }
-            }
+            self.copy_files(made)?;
             write_shards(made, &pieces, SHARD_BYTES)?;
             let overflowed = pieces.iter().filter(|(_, piece)| piece.overflowed.get());
             let mismatches: Vec<String> =
@@ -88,6 +86,25 @@ impl<A: Architecture> Checkpoint<A> {
             }
             Err(Error::Mismatch { what: out_dir.display().to_string(), mismatches })
         })
+    }
+
+    fn copy_files(&self, to: &Path) -> Result<()> {
+        let mut names: Vec<PathBuf> = COPIED_FILES.iter().map(PathBuf::from).collect();
+        let folder = self.dir.join(COPIED_FOLDER);
+        if folder.is_dir() {
+            fs::create_dir(to.join(COPIED_FOLDER)).map_err(Error::io(to))?;
+            for entry in fs::read_dir(&folder).map_err(Error::io(&folder))? {
+                let entry = entry.map_err(Error::io(&folder))?;
+                names.push(Path::new(COPIED_FOLDER).join(entry.file_name()));
+            }
+        }
+        for name in names {
+            let from = self.dir.join(&name);
+            if from.is_file() {
+                fs::copy(&from, to.join(&name)).map_err(Error::io(&from))?;
+            }
+        }
+        Ok(())
     }
 
     fn write_config(&self, to: &Path, head: Option<&SavedHead>) -> Result<()> {

@@ -23,8 +23,16 @@ pub(crate) struct Done {
 impl Workplace {
     /// The built-in model and the first lines of its task.
     pub(crate) fn of_assets(train: usize, valid: usize) -> Self {
+        Self::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("assets"), [train, valid])
+    }
+
+    /// The built-in model that writes, and the first lines of its task.
+    pub(crate) fn of_writer(train: usize, valid: usize) -> Self {
+        Self::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/writer"), [train, valid])
+    }
+
+    fn of(assets: &Path, [train, valid]: [usize; 2]) -> Self {
         let place = Self::empty();
-        let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets");
         copy(&assets.join("model"), &place.path("model"));
         for (name, lines) in [("train.jsonl", train), ("valid.jsonl", valid)] {
             let text = std::fs::read_to_string(assets.join(name)).unwrap();

@@ -229,3 +229,30 @@ fn the_demo_tells_the_methods_apart() {
     assert!(of("lora", "accuracy") < 0.97);
     assert!(place.path("demo/runs/sara/adapter/adapter.safetensors").exists());
 }
+
+/// The same of the model that writes: without an adapter it solves nothing, and with each it solves some.
+#[test]
+fn the_demo_of_a_model_that_writes_tells_the_methods_apart() {
+    let place = Workplace::of_assets(1, 1);
+    let args = ["demo", "--task", "causal-lm", "--out", "demo", "--device", "cpu", "--json"];
+    let report: Value = serde_json::from_str(&place.sara_ok(&args).stdout).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["method"].as_str().unwrap()).collect();
+    assert_eq!(names, MethodConfig::NAMES);
+    for row in rows {
+        let [before, after] = ["exact_match_before", "exact_match"].map(|key| row[key].as_f64().unwrap());
+        assert!(before < 0.05 && after > before + 0.1, "{}: {before}, then {after}", row["method"]);
+        let answers = row["answers"].as_array().unwrap();
+        assert_eq!(answers.len(), 3);
+        for answer in answers {
+            let [prompt, before, after] =
+                ["prompt", "before", "after"].map(|key| answer[key].as_str().unwrap());
+            assert!(
+                prompt.ends_with("? answer :") && after.contains(" , and ") && before != after,
+                "{answer}"
+            );
+        }
+    }
+    assert!(rows[0]["exact_match"].as_f64().unwrap() < 0.97, "LoRA");
+    assert!(place.path("demo/runs/sara/peft/adapter_config.json").exists());
+}

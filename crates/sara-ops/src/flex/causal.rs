@@ -10,16 +10,18 @@ use rayon::prelude::*;
 
 use super::{contiguous, kernels, whole};
 use crate::CausalInputs;
+use crate::buffer::size;
 use crate::strided::{Matrix, MatrixMut, Unwritten};
 
 /// Queries of one block.
 const QUERIES: usize = 64;
 
-/// The inputs, contiguous and f32, not empty.
+/// The inputs, f32, not empty.
 pub(super) struct Causal {
+    /// Contiguous.
     q: FlexTensor,
-    k: FlexTensor,
-    v: FlexTensor,
+    k: Rows,
+    v: Rows,
     /// The first key that each query sees, `[batch, n_queries]`.
     first: Vec<usize>,
     n_queries: usize,
@@ -38,12 +40,12 @@ impl Causal {
         let own = |index: usize| n_keys - n_queries + index % n_queries;
         let first = whole(&contiguous(first)).into_iter().enumerate();
         let first = first.map(|(index, first)| first.min(own(index))).collect();
-        let [q, k, v] = [q, k, v].map(contiguous);
+        let (q, [k, v]) = (contiguous(q), [k, v].map(Rows::new));
         Self { q, k, v, first, n_queries, n_keys, head_dim: d / n_heads, n_heads, n_kv_heads }
     }
 
     pub(super) fn forward(&self) -> Vec<f32> {
-        let mut output = room_for(&self.q);
+        let mut output = self.room(self.n_heads, self.n_queries);
         let outputs = heads(&mut output, self.n_heads, self.n_queries, self.head_dim);
         outputs.into_par_iter().enumerate().for_each_init(Vec::new, |scratch, (index, output)| {
             let head = self.head(index);
@@ -63,8 +65,10 @@ impl Causal {
 
     /// Gradients of query, key and value where `wanted`, from that of the output.
     pub(super) fn backward(&self, grad: &[f32], wanted: [bool; 3]) -> [Option<Vec<f32>>; 3] {
-        let room = |wanted: bool, like: &FlexTensor| wanted.then(|| room_for(like));
-        let mut grads = [room(wanted[0], &self.q), room(wanted[1], &self.k), room(wanted[2], &self.v)];
+        let of_queries = wanted[0].then(|| self.room(self.n_heads, self.n_queries));
+        let [of_keys, of_values] =
+            [wanted[1], wanted[2]].map(|wanted| wanted.then(|| self.room(self.n_kv_heads, self.n_keys)));
+        let mut grads = [of_queries, of_keys, of_values];
         let batch = self.first.len() / self.n_queries;
         let [dq, dk, dv] = &mut grads;
         let group = self.n_heads / self.n_kv_heads;
@@ -87,7 +91,7 @@ impl Causal {
             let mut sums = [dk, dv].map(|grad| grad.map(Unwritten::zeros));
             for (member, dq) in dq.iter_mut().enumerate() {
                 let index = index * group + member;
-                let grad = self.part(grad, self.n_queries, self.n_heads, index);
+                let grad = self.of_queries(grad, index);
                 self.head(index).backward(grad, dq.take(), &mut sums, scratch);
             }
         });
@@ -96,20 +100,26 @@ impl Causal {
         grads.map(|grad| grad.map(|grad| unsafe { grad.assume_init() }.into_vec()))
     }
 
-    /// All rows of one of `n_heads` of an example in a buffer `[batch, n_rows, n_heads * head_dim]`.
-    fn part<'a>(&self, data: &'a [f32], n_rows: usize, n_heads: usize, index: usize) -> Matrix<'a> {
-        let (example, head) = (index / n_heads, index % n_heads);
-        let d = n_heads * self.head_dim;
-        Matrix::new(&data[example * n_rows * d + head * self.head_dim..], n_rows, self.head_dim, d)
+    /// All rows of a head in a buffer of queries.
+    fn of_queries<'a>(&self, data: &'a [f32], index: usize) -> Matrix<'a> {
+        let (example, head) = (index / self.n_heads, index % self.n_heads);
+        let d = self.n_heads * self.head_dim;
+        let start = example * self.n_queries * d + head * self.head_dim;
+        Matrix::new(&data[start..], self.n_queries, self.head_dim, d)
+    }
+
+    /// A buffer `[batch, n_rows, n_heads * head_dim]`.
+    fn room(&self, n_heads: usize, n_rows: usize) -> Box<[MaybeUninit<f32>]> {
+        let batch = self.first.len() / self.n_queries;
+        Box::new_uninit_slice(size([size([batch, n_rows]), n_heads * self.head_dim]))
     }
 
     fn head(&self, index: usize) -> Head<'_> {
         let (example, head) = (index / self.n_heads, index % self.n_heads);
-        let of_keys = example * self.n_kv_heads + head * self.n_kv_heads / self.n_heads;
-        let [k, v] =
-            [&self.k, &self.v].map(|x| self.part(x.storage::<f32>(), self.n_keys, self.n_kv_heads, of_keys));
+        let first = head * self.n_kv_heads / self.n_heads * self.head_dim;
+        let [k, v] = [&self.k, &self.v].map(|x| x.columns(example, first, [self.n_keys, self.head_dim]));
         Head {
-            q: self.part(self.q.storage::<f32>(), self.n_queries, self.n_heads, index),
+            q: self.of_queries(self.q.storage::<f32>(), index),
             k,
             v,
             first: &self.first[example * self.n_queries..][..self.n_queries],
@@ -127,9 +137,28 @@ fn heads(
     Unwritten::blocks(data, n_heads * head_dim, [n_rows, head_dim])
 }
 
-/// A buffer for as many values.
-fn room_for(like: &FlexTensor) -> Box<[MaybeUninit<f32>]> {
-    Box::new_uninit_slice(like.storage::<f32>().len())
+/// Keys or values `[batch, n_keys, d]`, each row in one piece: those of a cache lie in its larger room.
+struct Rows {
+    tensor: FlexTensor,
+    start: usize,
+    /// From an example to the next, and from a row to the next.
+    strides: [usize; 2],
+}
+
+impl Rows {
+    fn new(x: FlexTensor) -> Self {
+        let is_in_pieces = matches!(x.layout().strides(), &[example, row, 1] if example >= 0 && row >= 0);
+        let tensor = if is_in_pieces { x } else { contiguous(x) };
+        let strides = [0, 1].map(|axis| tensor.layout().strides()[axis].unsigned_abs());
+        Self { start: tensor.layout().start_offset(), strides, tensor }
+    }
+
+    /// Of each row of an example so many columns from `first` on.
+    fn columns(&self, example: usize, first: usize, [n_rows, n_columns]: [usize; 2]) -> Matrix<'_> {
+        let [to_example, to_row] = self.strides;
+        let start = self.start + example * to_example + first;
+        Matrix::new(&self.tensor.storage::<f32>()[start..], n_rows, n_columns, to_row)
+    }
 }
 
 /// One head of one example.

@@ -251,3 +251,34 @@ fn a_cache_of_keys_changes_nothing() {
         assert!((found - expected).abs() < F32_TOLERANCE, "{found}, expected {expected}");
     }
 }
+
+/// Keys and values inside a larger room, as a cache has them, and turned ones: the bits of copies.
+#[test]
+fn keys_may_be_views() {
+    let [batch, n_queries, n_keys, d] = [3, 4, 9, 16];
+    let device = burn_flex::FlexDevice;
+    let room = |seed: u64| flat::<Flex>(&noise(seed, 5 * 20 * 24), DType::F32).reshape([5, 20, 24]);
+    let views: [fn(Tensor<Flex, 3>) -> Tensor<Flex, 3>; 3] = [
+        |room| room.slice([1..4, 0..9, 0..16]),
+        |room| room.slice([0..3, 5..14, 8..24]),
+        |room| room.slice([0..3, 0..16, 0..9]).swap_dims(1, 2),
+    ];
+    let q = flat::<Flex>(&noise(1, batch * n_queries * 2 * d), DType::F32).reshape([batch, n_queries, 2 * d]);
+    let first = Tensor::<Flex, 2, Int>::from_data([[0, 0, 2, 3], [1, 1, 1, 1], [0, 5, 7, 8]], &device);
+    let run = |k: &Tensor<Flex, 3>, v: &Tensor<Flex, 3>| {
+        let leaves = [&q, k, v].map(|x| Tensor::<Autodiff<Flex>, 3>::from_inner(x.clone()).require_grad());
+        let [q, k, v] = leaves.clone();
+        let y = ops::causal_attention(q, k, v, Tensor::from_inner(first.clone()), [4, 2]);
+        let grads = y.clone().powi_scalar(2).sum().backward();
+        let of_inputs = leaves.map(|leaf| leaf.grad(&grads).map(super::read).unwrap_or_default());
+        (super::read(y.inner()), of_inputs)
+    };
+    for view in views {
+        let [k, v] = [2, 3].map(|seed| view(room(seed)));
+        assert_eq!(k.dims(), [batch, n_keys, d]);
+        let [copied_k, copied_v] = [&k, &v].map(|x| Tensor::from_data(x.to_data(), &device));
+        let (found, expected) = (run(&k, &v), run(&copied_k, &copied_v));
+        assert!(expected.1.iter().all(|grad| !grad.is_empty()));
+        assert_eq!(found, expected);
+    }
+}

@@ -6,7 +6,7 @@ use anyhow::{bail, ensure};
 use clap::Args;
 use sara_models::adapted::{Adapted, Opens, Writer};
 use sara_models::architecture::Kind;
-use sara_models::causal_lm::evaluate::exact_match;
+use sara_models::causal_lm::evaluate::{answer_all, exact_match};
 use sara_models::causal_lm::generate::Limits;
 use sara_models::causal_lm::{ChatTokenizer, Examples, GenerationConfig, Question};
 use sara_models::data::{Rows, Task};
@@ -83,7 +83,8 @@ impl Answers for DecoderConfig {
         let eos = GenerationConfig::read(dir)?.eos;
         let limits = Limits { max_new_tokens: asked.max_new_tokens, eos, context: None };
         let (model, adapter) = (&writer.model, &writer.trained.adapter);
-        Ok(exact_match(model, adapter, &questions, &tokenizer, &limits, asked.batch_size)?)
+        let written = answer_all(model, adapter, &questions, &tokenizer, &limits, asked.batch_size)?;
+        Ok(exact_match(&questions, &written))
     }
 }
 
