@@ -6,6 +6,7 @@ use burn::tensor::quantization::{BlockSize, QuantLevel, QuantParam, QuantScheme,
 use burn::tensor::{DType, Int, Tensor, f16};
 use rayon::prelude::*;
 
+use crate::buffer::size;
 use crate::{LayerOps, primitive, tensor};
 
 /// Values that share a scale.
@@ -35,38 +36,37 @@ impl Packed {
     /// The nearest codes of `values`, `[rows, columns]`; `None` where blocks do not divide the columns, or where the scale of
     /// a block is beyond 16 bits.
     pub fn new(values: &[f32], shape: [usize; 2], bits: Bits) -> Option<Self> {
-        let (blocks, rest) = values.as_chunks::<BLOCK>();
-        if !shape[1].is_multiple_of(BLOCK) || !rest.is_empty() {
+        if values.len() != size(shape) {
             return None;
         }
-        let scales: Vec<f16> = blocks.par_iter().map(|block| scale(block, bits)).collect();
-        if !scales.iter().all(|scale| scale.is_finite()) {
+        Self::of_rows(shape, bits, |row, out| out.copy_from_slice(&values[row * shape[1]..][..shape[1]]))
+    }
+
+    /// The same of values that `read` writes row by row, on all threads.
+    pub fn of_rows(shape: [usize; 2], bits: Bits, read: impl Fn(usize, &mut [f32]) + Sync) -> Option<Self> {
+        let [_, columns] = shape;
+        if columns == 0 || !columns.is_multiple_of(BLOCK) {
             return None;
         }
-        let mut codes = vec![0; values.len() * bits.count() / 8];
-        let places = codes.par_chunks_exact_mut(BLOCK * bits.count() / 8);
-        places.zip(blocks).zip(&scales).for_each(|((place, block), scale)| {
-            let code = |value: f32| bits.code(value, scale.to_f32());
-            match bits {
-                Bits::Eight => {
-                    for (byte, &value) in place.iter_mut().zip(block) {
-                        *byte = code(value) as u8;
-                    }
+        let mut packed = Self::zeros(shape, bits);
+        let codes = packed.codes.par_chunks_exact_mut(columns * bits.count() / 8);
+        let rows = codes.zip(packed.scales.par_chunks_exact_mut(columns / BLOCK)).enumerate();
+        rows.for_each_init(
+            || vec![0.0; columns],
+            |values, (row, (codes, scales))| {
+                read(row, values);
+                let places = codes.chunks_exact_mut(BLOCK * bits.count() / 8).zip(scales);
+                for (block, (codes, scale)) in values.as_chunks().0.iter().zip(places) {
+                    *scale = bits.encode(block, codes);
                 }
-                Bits::Four => {
-                    let (low, high) = block.split_at(BLOCK / 2);
-                    for (byte, (&low, &high)) in place.iter_mut().zip(low.iter().zip(high)) {
-                        *byte = (code(low) + 8) as u8 | ((code(high) + 8) as u8) << 4;
-                    }
-                }
-            }
-        });
-        Some(Self { bits, shape, codes, scales })
+            },
+        );
+        packed.scales.iter().all(|scale| scale.is_finite()).then_some(packed)
     }
 
     /// Zeros, whatever the shape.
     pub fn zeros(shape: [usize; 2], bits: Bits) -> Self {
-        let blocks = shape[0] * shape[1] / BLOCK;
+        let blocks = size(shape) / BLOCK;
         let codes = match bits {
             Bits::Eight => vec![0; blocks * BLOCK],
             Bits::Four => vec![0x88; blocks * BLOCK / 2],
@@ -136,14 +136,32 @@ impl Bits {
         }
     }
 
-    /// The nearest code.
-    fn code(self, value: f32, scale: f32) -> i8 {
-        let (low, high) = match self {
-            Self::Eight => (-127.0, 127.0),
-            Self::Four => (-8.0, 7.0),
+    /// Writes the nearest codes of a block, and returns the scale.
+    fn encode(self, block: &[f32; BLOCK], codes: &mut [u8]) -> f16 {
+        let largest =
+            block.iter().fold(0.0_f32, |so_far, &x| if x.abs() > so_far.abs() { x } else { so_far });
+        let (scale, low, high) = match self {
+            Self::Eight => (largest.abs() / 127.0, -127.0, 127.0),
+            Self::Four => (largest / -8.0, -8.0, 7.0),
         };
+        let scale = f16::from_f32(scale);
+        let step = scale.to_f32();
         // A scale that is too small for 16 bits is zero, and so is what it stands for.
-        if scale == 0.0 { 0 } else { (value / scale).round().clamp(low, high) as i8 }
+        let code = |value: f32| if step == 0.0 { 0 } else { (value / step).round().clamp(low, high) as i8 };
+        match self {
+            Self::Eight => {
+                for (byte, &value) in codes.iter_mut().zip(block) {
+                    *byte = code(value) as u8;
+                }
+            }
+            Self::Four => {
+                let (low, high) = block.split_at(BLOCK / 2);
+                for (byte, (&low, &high)) in codes.iter_mut().zip(low.iter().zip(high)) {
+                    *byte = (code(low) + 8) as u8 | ((code(high) + 8) as u8) << 4;
+                }
+            }
+        }
+        scale
     }
 
     fn scheme(self) -> QuantScheme {
@@ -165,16 +183,6 @@ impl Bits {
 fn of_blocks() -> QuantScheme {
     let level = QuantLevel::Block(BlockSize::new([BLOCK as u8]));
     QuantScheme { level, store: QuantStore::PackedU32(0), ..QuantScheme::default() }
-}
-
-/// The scale of a block, rounded to 16 bits.
-fn scale(block: &[f32; BLOCK], bits: Bits) -> f16 {
-    let largest =
-        block.iter().copied().fold(0.0_f32, |so_far, x| if x.abs() > so_far.abs() { x } else { so_far });
-    f16::from_f32(match bits {
-        Bits::Eight => largest.abs() / 127.0,
-        Bits::Four => largest / -8.0,
-    })
 }
 
 /// A frozen weight in f32, whatever it is held in.

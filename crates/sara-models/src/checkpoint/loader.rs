@@ -1,6 +1,7 @@
 //! Loading a checkpoint strictly: every tensor is used, every parameter found, or one error lists all that does not fit.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use burn::module::Param;
 use burn::nn::Linear;
@@ -15,7 +16,7 @@ use sara_ops::{LayerOps, Packed, tensor};
 use serde::{Deserialize, Serialize};
 
 use super::Names;
-use super::weights::{Weights, to_bf16, to_f16, to_f32, to_f32_transposed};
+use super::weights::{Weights, is_float, row_to_f32, to_bf16, to_f16, to_f32, to_f32_transposed};
 use crate::data::listed;
 use crate::error::Error;
 
@@ -205,12 +206,22 @@ impl<'a, B: LayerOps> Loader<'a, B> {
 
     /// A matrix in blocks, in the file's order.
     fn packed(&mut self, name: &str, shape: [usize; 2], bits: Bits) -> Packed {
-        let values = self.read(name, &shape, to_f32, |value| value.is_finite());
-        Packed::new(&values, shape, bits).unwrap_or_else(|| {
-            let name = self.names.in_file(name);
-            self.problems.push(format!("{name}: beyond the scale of int{}; take f32 or bf16", bits.count()));
-            Packed::zeros(shape, bits)
-        })
+        let pack = |view: &TensorView<'_>| {
+            let not_finite = AtomicUsize::new(0);
+            let read = |row: usize, out: &mut [f32]| {
+                row_to_f32(view, row, out);
+                not_finite.fetch_add(out.iter().filter(|value| !value.is_finite()).count(), Relaxed);
+            };
+            if !is_float(view) {
+                return Err(Unfit::Type);
+            }
+            let packed = Packed::of_rows(shape, bits, read);
+            match not_finite.into_inner() {
+                0 => packed.ok_or(Unfit::Scale(bits.count())),
+                n => Err(Unfit::NotFinite(n)),
+            }
+        };
+        self.take(name, &shape, pack, || Packed::zeros(shape, bits))
     }
 
     /// A matrix in 16 bits, in the file's order; `None` where it is to be in f32.
@@ -233,7 +244,7 @@ impl<'a, B: LayerOps> Loader<'a, B> {
         state(Tensor::from_data(TensorData::new(values, shape), (self.device, DType::F32)))
     }
 
-    /// The values of a tensor; zeros where it does not fit, which then is among the problems.
+    /// The values of a tensor.
     fn read<T: Clone + Default>(
         &mut self,
         name: &str,
@@ -241,27 +252,52 @@ impl<'a, B: LayerOps> Loader<'a, B> {
         convert: impl Fn(&TensorView<'_>) -> Option<Vec<T>>,
         is_finite: impl Fn(&T) -> bool,
     ) -> Vec<T> {
+        let convert = |view: &TensorView<'_>| {
+            let values = convert(view).ok_or(Unfit::Type)?;
+            match values.iter().filter(|value| !is_finite(value)).count() {
+                0 => Ok(values),
+                n => Err(Unfit::NotFinite(n)),
+            }
+        };
+        self.take(name, shape, convert, || vec![T::default(); shape.iter().product()])
+    }
+
+    /// What `convert` makes of a tensor; zeros where it does not fit, which then is among the problems.
+    fn take<T>(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        convert: impl Fn(&TensorView<'_>) -> Result<T, Unfit>,
+        zeros: impl FnOnce() -> T,
+    ) -> T {
         let name = self.names.in_file(name);
         let weights = self.weights;
         let problem = match weights.tensor(&name) {
-            None => format!("{name}: missing, expected {shape:?}"),
-            Some(view) if view.shape() != shape => {
-                format!("{name}: expected {shape:?}, found {:?}", view.shape())
-            }
+            None => format!("missing, expected {shape:?}"),
+            Some(view) if view.shape() != shape => format!("expected {shape:?}, found {:?}", view.shape()),
             Some(view) => match convert(&view) {
-                None => format!("{name}: expected F64, F32, F16 or BF16, found {}", view.dtype()),
-                Some(values) => match values.iter().filter(|value| !is_finite(value)).count() {
-                    0 => {
-                        weights.release(&name);
-                        self.used.insert(name);
-                        return values;
-                    }
-                    n => format!("{name}: {n} of {} values are not finite", values.len()),
-                },
+                Ok(values) => {
+                    weights.release(&name);
+                    self.used.insert(name);
+                    return values;
+                }
+                Err(Unfit::Type) => format!("expected F64, F32, F16 or BF16, found {}", view.dtype()),
+                Err(Unfit::NotFinite(n)) => {
+                    format!("{n} of {} values are not finite", shape.iter().product::<usize>())
+                }
+                Err(Unfit::Scale(bits)) => format!("beyond the scale of int{bits}; take f32 or bf16"),
             },
         };
-        self.problems.push(problem);
+        self.problems.push(format!("{name}: {problem}"));
         self.used.insert(name);
-        vec![T::default(); shape.iter().product()]
+        zeros()
     }
+}
+
+/// Why the values of a tensor cannot be used.
+enum Unfit {
+    Type,
+    NotFinite(usize),
+    /// For blocks of so many bits.
+    Scale(usize),
 }

@@ -194,6 +194,27 @@ pub fn to_f32_transposed(view: &TensorView<'_>) -> Option<Vec<f32>> {
     })
 }
 
+/// Whether [`to_f32`] reads its type.
+pub(crate) fn is_float(view: &TensorView<'_>) -> bool {
+    matches!(view.dtype(), Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
+}
+
+/// One row of a matrix, written to `out`; what [`to_f32`] does not read stays as it is.
+pub(crate) fn row_to_f32(view: &TensorView<'_>, row: usize, out: &mut [f32]) {
+    fn write<const N: usize>(bytes: &[u8], row: usize, out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+        let values = &bytes.as_chunks().0[row * out.len()..];
+        out.iter_mut().zip(values).for_each(|(out, &chunk)| *out = value(chunk));
+    }
+    let bytes = view.data();
+    match view.dtype() {
+        Dtype::F64 => write(bytes, row, out, |b| f64::from_le_bytes(b) as f32),
+        Dtype::F32 => write(bytes, row, out, f32::from_le_bytes),
+        Dtype::F16 => write(bytes, row, out, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => write(bytes, row, out, |b| bf16::from_le_bytes(b).to_f32()),
+        _ => {}
+    }
+}
+
 /// The values of a tensor in bf16, rounded where the file has more digits.
 pub(crate) fn to_bf16(view: &TensorView<'_>) -> Option<Vec<bf16>> {
     match view.dtype() {

@@ -13,6 +13,9 @@ use crate::packed::BLOCK;
 /// Rows that a value is multiplied with when it has been widened once.
 pub(super) const ROWS: usize = 4;
 
+/// Blocks whose scales are widened at once, before the products.
+const AT_ONCE: usize = 64;
+
 /// Values one after another.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stored<'a> {
@@ -73,12 +76,16 @@ fn widen_each<T: Copy>(out: &mut [f32], values: &[T], widen: impl Fn(T) -> f32) 
 fn widen_blocks<const BYTES: usize>(
     out: &mut [f32],
     blocks: Blocks<'_, BYTES>,
-    codes: impl Fn(&[u8; BYTES]) -> [f32; BLOCK],
+    codes: impl Fn(&[u8; BYTES]) -> [Half; 2],
 ) {
-    let places = out.as_chunks_mut::<BLOCK>().0;
-    for ((place, block), &scale) in places.iter_mut().zip(blocks.codes).zip(blocks.scales) {
+    let halves = out.as_chunks_mut::<LANES>().0.as_chunks_mut::<2>().0;
+    for ((places, block), &scale) in halves.iter_mut().zip(blocks.codes).zip(blocks.scales) {
         let scale = of_f16(f16::from_le_bytes(scale));
-        *place = codes(block).map(|code| code * scale);
+        for (place, codes) in places.iter_mut().zip(codes(block)) {
+            for (place, code) in place.iter_mut().zip(codes) {
+                *place = code * scale;
+            }
+        }
     }
 }
 
@@ -106,20 +113,32 @@ fn dots_of_each<T: Copy, const N: usize>(values: &[T], x: [&[f32]; N], widen: im
 
 /// The same of blocks, whose scale is taken once, to the products of both halves.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "the compiler makes one instruction of sixteen lanes so")]
 fn dots_of_blocks<const BYTES: usize, const N: usize>(
     blocks: Blocks<'_, BYTES>,
     x: [&[f32]; N],
-    codes: impl Fn(&[u8; BYTES]) -> [f32; BLOCK],
+    codes: impl Fn(&[u8; BYTES]) -> [Half; 2],
 ) -> [f32; N] {
-    let x = x.map(|x| x.as_chunks::<BLOCK>().0);
+    let n_blocks = blocks.codes.len().min(blocks.scales.len());
+    let x = x.map(|x| &x.as_chunks::<LANES>().0.as_chunks::<2>().0[..n_blocks]);
     let mut lanes = [[0.0; LANES]; N];
-    for (at, (block, &scale)) in blocks.codes.iter().zip(blocks.scales).enumerate() {
-        let wide = codes(block);
-        let scale = of_f16(f16::from_le_bytes(scale));
-        for (lanes, x) in lanes.iter_mut().zip(x) {
-            let x = &x[at];
-            for (lane, sum) in lanes.iter_mut().enumerate() {
-                *sum += (wide[lane] * x[lane] + wide[lane + LANES] * x[lane + LANES]) * scale;
+    let mut scales = [0.0; AT_ONCE];
+    for start in (0..n_blocks).step_by(AT_ONCE) {
+        let count = AT_ONCE.min(n_blocks - start);
+        for (scale, &bytes) in scales.iter_mut().zip(&blocks.scales[start..start + count]) {
+            *scale = of_f16(f16::from_le_bytes(bytes));
+        }
+        for (at, &scale) in scales[..count].iter().enumerate() {
+            let wide = codes(&blocks.codes[start + at]);
+            for row in 0..N {
+                let [low, high] = &x[row][start + at];
+                let mut products = [0.0; LANES];
+                for lane in 0..LANES {
+                    products[lane] = (wide[0][lane] * low[lane] + wide[1][lane] * high[lane]) * scale;
+                }
+                for lane in 0..LANES {
+                    lanes[row][lane] += products[lane];
+                }
             }
         }
     }
@@ -140,17 +159,53 @@ fn of_f16(value: f16) -> f32 {
     f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
 }
 
+/// The codes of half a block.
+type Half = [f32; LANES];
+
 #[inline(always)]
-fn of_int8(block: &[u8; BLOCK]) -> [f32; BLOCK] {
-    block.map(|code| f32::from(code as i8))
+fn of_int8(block: &[u8; BLOCK]) -> [Half; 2] {
+    let mut wide = [[0.0; LANES]; 2];
+    for (wide, codes) in wide.iter_mut().zip(block.as_chunks::<LANES>().0) {
+        for (wide, &code) in wide.iter_mut().zip(codes) {
+            *wide = f32::from(code as i8);
+        }
+    }
+    wide
 }
 
 #[inline(always)]
-fn of_int4(block: &[u8; BLOCK / 2]) -> [f32; BLOCK] {
-    let mut codes = [0.0; BLOCK];
-    for (at, &byte) in block.iter().enumerate() {
-        codes[at] = f32::from((byte & 15) as i8 - 8);
-        codes[at + BLOCK / 2] = f32::from((byte >> 4) as i8 - 8);
+fn of_int4(block: &[u8; BLOCK / 2]) -> [Half; 2] {
+    let mut wide = [[0.0; LANES]; 2];
+    for (wide, codes) in wide.iter_mut().zip(halves_of_bytes(block)) {
+        for (wide, code) in wide.iter_mut().zip(codes) {
+            *wide = f32::from(code as i8);
+        }
     }
-    codes
+    wide
+}
+
+/// The codes in the low halves of bytes, and in the high ones. Left to itself, the compiler takes them one by one.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "bytes become a register and return")]
+fn halves_of_bytes(block: &[u8; LANES]) -> [[u8; LANES]; 2] {
+    use std::arch::x86_64::{
+        __m128i, _mm_and_si128, _mm_loadu_si128, _mm_set1_epi8, _mm_srli_epi16, _mm_sub_epi8,
+    };
+    // SAFETY: every processor of this architecture has these instructions, the load is of sixteen bytes that need not be
+    // aligned, and a register is as large as sixteen bytes, of which every value is one.
+    unsafe {
+        let bytes = _mm_loadu_si128(block.as_ptr().cast());
+        let (low, eight) = (_mm_set1_epi8(15), _mm_set1_epi8(8));
+        let halves = [bytes, _mm_srli_epi16::<4>(bytes)];
+        let codes = halves.map(|half| _mm_sub_epi8(_mm_and_si128(half, low), eight));
+        std::mem::transmute::<[__m128i; 2], [[u8; LANES]; 2]>(codes)
+    }
+}
+
+/// The same on other processors.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn halves_of_bytes(block: &[u8; LANES]) -> [[u8; LANES]; 2] {
+    [block.map(|byte| (byte & 15).wrapping_sub(8)), block.map(|byte| (byte >> 4).wrapping_sub(8))]
 }
