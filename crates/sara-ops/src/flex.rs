@@ -8,6 +8,7 @@ mod causal;
 mod kernels;
 mod linear;
 mod narrow;
+mod pairs;
 mod stored;
 
 use std::mem::MaybeUninit;

@@ -286,6 +286,22 @@ impl<'a> Unwritten<'a> {
         self.0
     }
 
+    /// The matrix, as another.
+    ///
+    /// # Panics
+    /// If that has another shape, or is transposed.
+    #[expect(unsafe_code, reason = "rows lie apart")]
+    pub fn copy(self, from: Matrix<'_>) -> MatrixMut<'a> {
+        let MatrixMut { data, shape, stride, .. } = self.0;
+        assert_eq!(from.shape, shape, "a copy is as large");
+        for row in 0..shape[0] {
+            let values = from.row(row);
+            // SAFETY: the constructor checked that every row lies inside its buffer, and it has the sole right to it.
+            unsafe { data.add(row * stride).copy_from_nonoverlapping(values.as_ptr(), values.len()) };
+        }
+        self.0
+    }
+
     /// The matrix, `lhs rhs`.
     ///
     /// # Panics

@@ -3,10 +3,12 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Bytes, DType, Shape};
+use burn::tensor::{Bytes, DType, Shape, bf16};
 use burn_flex::{FlexTensor, Layout};
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use super::pairs::{self, Pairing, Rounded};
 use super::stored::{self, Blocks, ROWS, Stored};
 use super::tensor;
 use crate::buffer::size;
@@ -107,7 +109,12 @@ impl Narrow {
     /// `x` times it, a tensor `[.., d_out]` with the first dimensions of `shape`.
     pub(super) fn product(&self, x: Matrix<'_>, bias: Option<&[f32]>, shape: Shape) -> FlexTensor {
         let (n, d_out) = (x.n_rows(), self.d_out());
-        let values = if n <= FEW && self.is_transposed { self.few(x, bias) } else { self.many(x, bias) };
+        let pairing = Pairing::find().filter(|_| n > FEW && self.values.dtype() == DType::BF16);
+        let values = match pairing {
+            None if n <= FEW && self.is_transposed => self.few(x, bias),
+            Some(pairing) => self.by_pairs(&pairing.round(x), n, bias),
+            None => self.many(x, bias),
+        };
         debug_assert_eq!(values.len(), n * d_out);
         tensor(values, ending_in(shape, d_out))
     }
@@ -132,6 +139,22 @@ impl Narrow {
             return by_output;
         }
         (0..n * d_out).map(|at| by_output[at % d_out * n + at / d_out]).collect()
+    }
+
+    /// Panel by panel, by the processor's own instruction.
+    fn by_pairs(&self, x: &Rounded, n: usize, bias: Option<&[f32]>) -> Vec<f32> {
+        let d_out = self.d_out();
+        let mut product = Box::new_uninit_slice(size([n, d_out]));
+        let width = PANEL.min(d_out);
+        let panels = Unwritten::blocks(&mut product, d_out, [n, width]);
+        panels.into_par_iter().enumerate().for_each_init(pairs::Scratch::default, |scratch, (panel, y)| {
+            x.product(self, panel * width, bias, y, scratch);
+        });
+        #[expect(unsafe_code, reason = "no zeros first")]
+        // SAFETY: the blocks are all of it, and each was written by a product.
+        unsafe {
+            product.assume_init().into_vec()
+        }
     }
 
     /// Panel by panel.
@@ -183,6 +206,22 @@ impl Narrow {
         }
         // What is there twice is left out by the caller.
         stored::dots(values, std::array::from_fn(|at| x.row(first + at.min(count - 1))))
+    }
+
+    /// Whether it is multiplied by its transpose.
+    pub(super) fn is_transposed(&self) -> bool {
+        self.is_transposed
+    }
+
+    /// How many rows are stored.
+    pub(super) fn stored_rows(&self) -> usize {
+        self.rows
+    }
+
+    /// A row that is stored, of values of 16 bits.
+    pub(super) fn bits_of_row(&self, row: usize) -> &[u16] {
+        let values: &[bf16] = self.values.storage();
+        values[row * self.columns..][..self.columns].reinterpret_cast()
     }
 
     /// Values as they lie in memory; of blocks, whole ones.

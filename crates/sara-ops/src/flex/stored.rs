@@ -113,7 +113,6 @@ fn dots_of_each<T: Copy, const N: usize>(values: &[T], x: [&[f32]; N], widen: im
 
 /// The same of blocks, whose scale is taken once, to the products of both halves.
 #[inline(always)]
-#[expect(clippy::needless_range_loop, reason = "the compiler makes one instruction of sixteen lanes so")]
 fn dots_of_blocks<const BYTES: usize, const N: usize>(
     blocks: Blocks<'_, BYTES>,
     x: [&[f32]; N],

@@ -20,16 +20,21 @@ fn assert_near(found: &[f64], expected: &[f64], what: &str) {
     }
 }
 
+/// Values that bf16 has: where the processor multiplies these, the other factor is rounded to them.
+fn exact(seed: u64, n: usize) -> Tensor<Flex, 1> {
+    flat::<Flex>(&noise(seed, n), DType::BF16).cast(DType::F32)
+}
+
 /// Products with a weight `[d_in, d_out]` of few bits, forward, back and by rows, are those with the same in f32.
 fn assert_products(weight: &Tensor<Flex, 2>, wide: &Tensor<Flex, 2>, n: usize, what: &str) {
     let [d_in, d_out] = wide.dims();
     let bias = flat::<Flex>(&noise(8, d_out), DType::F32);
-    let x = flat::<Flex>(&noise(9, n * d_in), DType::F32).reshape([1, n, d_in]);
+    let x = exact(9, n * d_in).reshape([1, n, d_in]);
     let run = |weight: Tensor<Flex, 2>| {
         let leaf = Tensor::<Train, 3>::from_inner(x.clone()).require_grad();
         let bias = Tensor::from_inner(bias.clone());
         let y = ops::linear(leaf.clone(), Tensor::from_inner(weight), Some(bias));
-        let towards = flat::<Train>(&noise(10, n * d_out), DType::F32).reshape([1, n, d_out]);
+        let towards = Tensor::from_inner(exact(10, n * d_out)).reshape([1, n, d_out]);
         let grads = (y.clone() * towards).sum().backward();
         (read(y.inner()), leaf.grad(&grads).map(read).unwrap_or_default())
     };
@@ -156,6 +161,23 @@ fn every_value_is_widened_exactly() {
         let (found, expected) = (bits(ops::linear(one, table, None).into_data()), bits(data));
         assert_eq!(found.len(), finite.len());
         assert!(found == expected, "{kind:?}");
+    }
+}
+
+/// Of many rows with bf16, what is no number stays so, and nothing goes to the other rows.
+#[test]
+fn what_is_no_number_stays_so() {
+    let weight = flat::<Flex>(&noise(1, 40 * 70), DType::BF16).reshape([40, 70]);
+    let mut values = noise(2, 50 * 40);
+    values[3 * 40 + 7] = f64::NAN;
+    values[5 * 40 + 1] = f64::INFINITY;
+    let x = flat::<Flex>(&values, DType::F32).reshape([50, 40]);
+    for weight in [weight.clone(), weight.clone().transpose().reshape([70, 40]).transpose()] {
+        let y = read(ops::linear(x.clone(), weight, None));
+        for (row, y) in y.chunks(70).enumerate() {
+            assert!(y.iter().all(|y| y.is_finite() != [3, 5].contains(&row)), "row {row}: {y:?}");
+        }
+        assert!(y[3 * 70..4 * 70].iter().all(|y| y.is_nan()));
     }
 }
 
