@@ -10,6 +10,7 @@ mod linear;
 mod narrow;
 mod pairs;
 mod stored;
+mod token_loss;
 
 use std::mem::MaybeUninit;
 
@@ -25,6 +26,7 @@ use crate::block::stock;
 use crate::buffer::filled;
 use crate::packed::stock_table_rows;
 use crate::quantize::{self, DOUBLINGS, FINER};
+use crate::token_loss::{TokenLoss, Wanted};
 use crate::{AttentionInputs, CausalInputs, LayerOps, Packed, decoder};
 
 /// Elements of one piece of work, 64 KiB: it stays in the second-level cache.
@@ -262,6 +264,18 @@ impl LayerOps for Flex {
         let [dq, dk, dv] = Causal::new(inputs).backward(grad.storage::<f32>(), wanted);
         let [q, k, v] = shapes;
         [(dq, q), (dk, k), (dv, v)].map(|(grad, shape)| grad.map(|grad| tensor(grad, shape)))
+    }
+
+    fn fused_token_loss(
+        hidden: FlexTensor,
+        rows: FlexTensor,
+        targets: FlexTensor,
+        wanted: Wanted,
+    ) -> TokenLoss<Self> {
+        if !fuses([&hidden]) || is_empty(&hidden) {
+            return crate::token_loss::stock::<Self>(hidden, rows, targets, wanted);
+        }
+        token_loss::token_loss(&contiguous(hidden), &rows, &whole(&contiguous(targets)), wanted)
     }
 
     fn fused_quantize(x: FlexTensor, step: FlexTensor, open: FlexTensor) -> FlexTensor {

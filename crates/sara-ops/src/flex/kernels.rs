@@ -106,6 +106,21 @@ vectorized! {
         }
     }
 
+    /// Cross entropy at the target, and in place of the logits its gradient by them.
+    fn cross_entropy(logits: &mut [f32], target: usize) -> f32 {
+        let (highest, of_target) = (maximum(logits), logits[target]);
+        for logit in logits.iter_mut() {
+            *logit = exp(*logit - highest);
+        }
+        let total = sum(logits, logits, |p, _| p);
+        let share = total.recip();
+        for p in logits.iter_mut() {
+            *p *= share;
+        }
+        logits[target] -= 1.0;
+        total.ln() - (of_target - highest)
+    }
+
     /// Softmax of `scale * scores` in each row over the columns from the first to before the second number of `seen`,
     /// zero elsewhere, in place.
     fn causal_softmax(scores: &mut [f32], seen: &[(usize, usize)], scale: f32) {

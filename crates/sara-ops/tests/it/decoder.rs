@@ -282,3 +282,39 @@ fn keys_may_be_views() {
         assert_eq!(found, expected);
     }
 }
+
+/// The loss of predicting tokens over more of them than one block has, and its gradient: by the formula, on both backends.
+#[test]
+fn the_loss_of_tokens_is_that_of_its_formula() {
+    fn run<B: AutodiffBackend + LayerOps>(dtype: DType, fused: bool) -> Vec<f64> {
+        let [n, d, vocab_size] = [150, 12, 37];
+        let hidden = flat::<B>(&noise(1, n * d), dtype).reshape([n, d]).require_grad();
+        let rows = flat::<B>(&noise(2, vocab_size * d), dtype).reshape([vocab_size, d]);
+        let targets: Vec<i64> = (0..n as i64).map(|i| i * 7 % vocab_size as i64).collect();
+        let targets = Tensor::<B, 1, Int>::from_data(TensorData::new(targets, [n]), &hidden.device());
+        let loss = if fused {
+            ops::token_loss(hidden.clone(), rows, targets)
+        } else {
+            let logits = hidden.clone().matmul(rows.transpose());
+            let highest = logits.clone().max_dim(1);
+            let total = (logits.clone() - highest.clone()).exp().sum_dim(1).log() + highest;
+            (total - logits.gather(1, targets.reshape([n, 1]))).sum()
+        };
+        let grads = (loss.clone() * 0.5).backward();
+        let of_hidden = hidden.grad(&grads).map(super::read).unwrap_or_default();
+        assert_eq!(of_hidden.len(), n * d);
+        [super::read(loss.inner()), of_hidden].concat()
+    }
+    let expected = run::<Autodiff<NdArray<f64>>>(DType::F64, false);
+    for (found, tolerance) in [
+        (run::<Autodiff<NdArray<f64>>>(DType::F64, true), F64_TOLERANCE),
+        (run::<Autodiff<NdArray>>(DType::F32, true), F32_TOLERANCE),
+        (run::<Autodiff<Flex>>(DType::F32, true), F32_TOLERANCE),
+    ] {
+        let sizes = [expected[0].abs(), expected[1..].iter().fold(0.0, |size: f64, x| size.max(x.abs()))];
+        for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let size = sizes[at.min(1)];
+            assert!((found - expected).abs() <= tolerance * size, "{at}: {found}, expected {expected}");
+        }
+    }
+}
