@@ -42,12 +42,12 @@ struct Material {
     /// Directory for the model and the data; by default where the demo has them.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Sentences of the corpus.
+    /// Sentences of the corpus; 60,000 or 120,000 by default.
     #[arg(long)]
     sentences: Option<usize>,
-    /// Optimizer steps.
-    #[arg(long, default_value_t = 6_000)]
-    steps: usize,
+    /// Optimizer steps; 6,000 or 8,000 by default.
+    #[arg(long)]
+    steps: Option<usize>,
     /// Sentences of a step.
     #[arg(long, default_value = "64")]
     batch_size: NonZeroUsize,
@@ -88,6 +88,20 @@ impl Material {
         self.out.clone().unwrap_or_else(|| match self.task {
             Task::CausalLm => assets.join("writer"),
             Task::Classify => assets.to_owned(),
+        })
+    }
+
+    fn sentences(&self) -> usize {
+        self.sentences.unwrap_or(match self.task {
+            Task::Classify => 60_000,
+            Task::CausalLm => 120_000,
+        })
+    }
+
+    fn steps(&self) -> usize {
+        self.steps.unwrap_or(match self.task {
+            Task::Classify => 6_000,
+            Task::CausalLm => 8_000,
         })
     }
 
@@ -173,7 +187,7 @@ fn train<M: AutodiffModule<B>>(
     material: &Material,
     loss: impl Fn(&M, &[usize], usize) -> Result<Tensor<B, 1>>,
 ) -> Result<M> {
-    let &Material { steps, batch_size, learning_rate, seed, .. } = material;
+    let (&Material { batch_size, learning_rate, seed, .. }, steps) = (material, material.steps());
     let mut optimizer = Optimizer::<B>::new(AdamWConfig { weight_decay: 0.01, ..AdamWConfig::default() });
     let (mut order, mut epoch) = (Vec::new(), 0);
     let mut mean = None;

@@ -33,8 +33,8 @@ const SHAPE: [usize; 4] = [128, 4, 4, 512];
 
 /// Makes the model and its task in the directory of `material`.
 pub(crate) fn make(material: &Material) -> Result<()> {
-    let &Material { seed, sentences, train: n_train, valid: n_valid, .. } = material;
-    let corpus = text::corpus(seed, sentences.unwrap_or(60_000));
+    let &Material { seed, train: n_train, valid: n_valid, .. } = material;
+    let corpus = text::corpus(seed, material.sentences());
     let dir = material.model_dir()?;
     let task = text::task(seed + 1, n_train + n_valid);
     let lines = task.iter().map(|example| json!({"text": example.text, "label": example.label}));

@@ -30,8 +30,8 @@ const CONTEXT: usize = 512;
 
 /// Makes the model and its task in the directory of `material`.
 pub(crate) fn make(material: &Material) -> Result<()> {
-    let &Material { seed, sentences, train: n_train, valid: n_valid, .. } = material;
-    let corpus = problems::corpus(seed, sentences.unwrap_or(120_000));
+    let &Material { seed, train: n_train, valid: n_valid, .. } = material;
+    let corpus = problems::corpus(seed, material.sentences());
     let dir = material.model_dir()?;
     let task = problems::problems(seed + 1, n_train + n_valid);
     let lines =

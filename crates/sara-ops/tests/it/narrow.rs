@@ -59,6 +59,7 @@ fn products_are_those_of_the_widened_weight() {
             (10, 200, 65),
             (32, 64, 9),
             (150, 40, 33),
+            (40, 45, 101),
             (70, 600, 513),
         ] {
             for is_turned in [false, true] {
