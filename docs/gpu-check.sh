@@ -12,9 +12,13 @@ sara=$(realpath "${SARA:-target/release/sara}")
 read -ra devices <<<"${DEVICES:-cuda wgpu}"
 parts=" ${PARTS:-encoder writer} "
 has() { [[ $parts == *" $1 "* ]]; }
+for part in $parts; do
+    [[ $part =~ ^(encoder|writer)$ ]] || { echo "PARTS: $part is neither encoder nor writer" >&2; exit 1; }
+done
 methods=(lora sara mo_sara adalora prilora melora bayesian_lora lorta taps)
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+watcher=""
+trap '[ -z "$watcher" ] || kill "$watcher" 2>/dev/null; rm -rf "$work"' EXIT
 assets=$PWD/crates/sara-models/assets
 # Where PEFT runs in the same round: on the GPU if torch finds one.
 peft_device=$(python3 -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')
@@ -144,13 +148,12 @@ with open(f"{work}/texts.jsonl", "w") as out:
         out.write(json.dumps({"text": " ".join(rng.sample(problems, 16))}) + "\n")
 PY
 peak() { # a command; its output, and the most memory of the GPU meanwhile, where there is nvidia-smi
-    local watcher=""
     if command -v nvidia-smi >/dev/null; then
         nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits -lms 100 >"$work/memory" &
         watcher=$!
     fi
     "$@"
-    [ -z "$watcher" ] || { kill "$watcher"; echo "memory  $(sort -n "$work/memory" | tail -n 1) MiB on the card"; }
+    [ -z "$watcher" ] || { kill "$watcher"; watcher=""; echo "memory  $(sort -n "$work/memory" | tail -n 1) MiB on the card"; }
 }
 one_step() { # device, dtype
     writer_file "$work/llama" "$work/texts.jsonl" $'batch_size = 1\nmax_steps = 10'

@@ -44,7 +44,7 @@ enum Task {
     Golden(Passed),
     /// Load what sara exported with the Python libraries that users have
     Interop(Passed),
-    /// Make a model and the data that `sara demo` has built in
+    /// Make a model and the data that `sara demo` has built in (`--task classify` or `--task causal-lm`)
     Pretrain(Passed),
     /// Time the decompositions on a device, beside faer, nalgebra, numpy and torch
     Bench(Passed),

@@ -6,11 +6,11 @@
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use sara_core::parameters::Tensors;
 use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
 use sara_ops::linear::linear_of_rows;
-use sara_ops::{LayerOps, add, causal_attention, rms_norm, rotary, swiglu, table_rows};
+use sara_ops::{LayerOps, add, causal_attention, rms_norm, rotary, swiglu, table_rows, widened};
 
 use crate::architecture::Architecture;
 use crate::checkpoint::weights::in_file_order;
@@ -84,15 +84,19 @@ impl<B: Backend> Decoder<B> {
     }
 }
 
-impl<B: Backend> Decoder<B> {
-    /// Every parameter by its name in the checkpoint, weights as `[d_out, d_in]`.
+impl<B: LayerOps> Decoder<B> {
+    /// Every parameter by its name in the checkpoint, in f32 where weights are in 8 or 4 bits; these as `[d_out, d_in]`.
     pub fn tensors(&self) -> Tensors {
         let mut tensors = Tensors::new();
-        let mut add = |name: String, data: TensorData| tensors.insert(format!("{name}.weight"), data);
-        add("model.embed_tokens".to_owned(), self.embeddings.val().into_data());
-        add("model.norm".to_owned(), self.norm.gamma.val().into_data());
+        let mut add = |name: String, data: TensorData| _ = tensors.insert(name, data);
+        let whole = |param: &Param<Tensor<B, 2>>| match param.val() {
+            packed if matches!(packed.dtype(), DType::QFloat(_)) => widened(packed).into_data(),
+            other => other.into_data(),
+        };
+        add("model.embed_tokens.weight".to_owned(), whole(&self.embeddings));
+        add("model.norm.weight".to_owned(), self.norm.gamma.val().into_data());
         if let Some(output) = &self.output {
-            add("lm_head".to_owned(), output.val().into_data());
+            add("lm_head.weight".to_owned(), whole(output));
         }
         for (layer, block) in self.layers.iter().enumerate() {
             let mut norms = vec![
@@ -103,22 +107,18 @@ impl<B: Backend> Decoder<B> {
                 norms.extend([("self_attn.q_norm", query), ("self_attn.k_norm", key)]);
             }
             for (name, norm) in norms {
-                add(format!("model.layers.{layer}.{name}"), norm.gamma.val().into_data());
+                add(format!("model.layers.{layer}.{name}.weight"), norm.gamma.val().into_data());
             }
         }
         for (target, (_, linear)) in self.config.linears().iter().zip(self.linears()) {
-            add(target.name.clone(), in_file_order(&linear.weight.val().into_data()));
-        }
-        for (target, (_, linear)) in self.config.linears().iter().zip(self.linears()) {
+            add(format!("{}.weight", target.name), in_file_order(&whole(&linear.weight)));
             if let Some(bias) = &linear.bias {
-                tensors.insert(format!("{}.bias", target.name), bias.val().into_data());
+                add(format!("{}.bias", target.name), bias.val().into_data());
             }
         }
         tensors
     }
-}
 
-impl<B: LayerOps> Decoder<B> {
     /// Hidden states after the last norm; with a `cache`, of tokens that follow those it holds, which it takes in.
     ///
     /// # Shapes

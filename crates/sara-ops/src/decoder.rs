@@ -77,6 +77,21 @@ pub fn swiglu<B: LayerOps>(gate: Tensor<B, 3>, up: Tensor<B, 3>) -> Tensor<B, 3>
     tensor(B::fused_swiglu(primitive(gate), primitive(up)))
 }
 
+/// `room` with `rows` from row `at` on: in place where nobody else holds it and the backend can.
+///
+/// # Shapes
+/// - `room` and the result: `[batch, n, d]`
+/// - `rows`: `[batch, m, d]`, `at + m` at most `n`
+///
+/// # Panics
+/// If the shapes differ from these.
+pub fn write_rows<B: LayerOps>(room: Tensor<B, 3>, at: usize, rows: Tensor<B, 3>) -> Tensor<B, 3> {
+    let ([batch, n, d], [_, m, _]) = (room.dims(), rows.dims());
+    assert_eq!(rows.dims(), [batch, m, d], "rows as wide as the room, in each example");
+    assert!(at <= n && m <= n - at, "there is room for the rows");
+    tensor(B::fused_write_rows(primitive(room), at, primitive(rows)))
+}
+
 /// Attention of each query to the keys from the first that it sees to its own token, with scores scaled by
 /// `1 / sqrt(head_dim)`.
 ///

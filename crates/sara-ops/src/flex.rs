@@ -1,6 +1,6 @@
 //! The operations fused on flex: one pass over the data, vectorised, several threads.
 //!
-//! Only f32 is fused, other element types take burn's own operations. The work is cut at fixed places and
+//! Only f32 is fused, with frozen weights of fewer bits; other element types take burn's own operations. The work is cut at fixed places and
 //! summed in a fixed order, so a result never depends on the threads.
 
 mod attention;
@@ -241,6 +241,21 @@ impl LayerOps for Flex {
             grad
         });
         [of_gate, of_up]
+    }
+
+    fn fused_write_rows(room: FlexTensor, at: usize, rows: FlexTensor) -> FlexTensor {
+        if !fuses([&room, &rows]) || is_empty(&room) || is_empty(&rows) {
+            return decoder::stock::write_rows::<Self>(room, at, rows);
+        }
+        // burn's own operation copies all of it.
+        let (mut room, rows) = (contiguous(room), contiguous(rows));
+        let [_, n, d]: [usize; 3] = room.layout().shape().dims();
+        let [_, m, _]: [usize; 3] = rows.layout().shape().dims();
+        let examples = room.storage_mut::<f32>().chunks_exact_mut(n * d);
+        for (room, rows) in examples.zip(rows.storage::<f32>().chunks_exact(m * d)) {
+            room[at * d..][..m * d].copy_from_slice(rows);
+        }
+        room
     }
 
     fn fused_causal_attention(inputs: CausalInputs<Self>) -> FlexTensor {

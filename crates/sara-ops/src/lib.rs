@@ -30,7 +30,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{FloatDType, Tensor, TensorData, TensorPrimitive};
 
 pub use block::{AttentionInputs, attention, gelu, layer_norm};
-pub use decoder::{CausalInputs, causal_attention, rms_norm, rotary, swiglu};
+pub use decoder::{CausalInputs, causal_attention, rms_norm, rotary, swiglu, write_rows};
 pub use linear::{add, block_linear, linear};
 pub use packed::{Packed, table_rows, widened};
 pub use quantize::quantize;
@@ -209,6 +209,11 @@ pub trait LayerOps: Backend {
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         decoder::stock::rotary::<Self>(x, cos, sin)
+    }
+
+    /// See [`write_rows`].
+    fn fused_write_rows(room: FloatTensor<Self>, at: usize, rows: FloatTensor<Self>) -> FloatTensor<Self> {
+        decoder::stock::write_rows::<Self>(room, at, rows)
     }
 
     /// See [`swiglu`].

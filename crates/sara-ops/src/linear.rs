@@ -6,7 +6,8 @@ use burn::tensor::{DType, Shape, Tensor, TensorMetadata};
 
 use crate::{LayerOps, primitive, tensor, widened};
 
-/// `x weight + bias`; a weight of another element type is widened to that of `x`.
+/// `x weight + bias`; a weight of another element type is widened to that of `x`. One exception, for all products here:
+/// on flex more than 32 rows of `x` are rounded to bf16 beside a weight in bf16, where the processor multiplies such.
 ///
 /// # Shapes
 /// - `x`: `[.., d_in]`

@@ -33,16 +33,16 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// The nearest codes of `values`, `[rows, columns]`; `None` where blocks do not divide the columns, or where the scale of
-    /// a block is beyond 16 bits.
+    /// The nearest codes of `values`, `[rows, columns]`; `None` where these are not so many or not finite, where blocks do
+    /// not divide the columns, or where the scale of a block is beyond 16 bits.
     pub fn new(values: &[f32], shape: [usize; 2], bits: Bits) -> Option<Self> {
-        if values.len() != size(shape) {
+        if values.len() != size(shape) || !values.iter().all(|value| value.is_finite()) {
             return None;
         }
         Self::of_rows(shape, bits, |row, out| out.copy_from_slice(&values[row * shape[1]..][..shape[1]]))
     }
 
-    /// The same of values that `read` writes row by row, on all threads.
+    /// The same of values that `read` writes row by row, on all threads; whether they are finite is the caller's to know.
     pub fn of_rows(shape: [usize; 2], bits: Bits, read: impl Fn(usize, &mut [f32]) + Sync) -> Option<Self> {
         let [_, columns] = shape;
         if columns == 0 || !columns.is_multiple_of(BLOCK) {
@@ -64,7 +64,7 @@ impl Packed {
         packed.scales.iter().all(|scale| scale.is_finite()).then_some(packed)
     }
 
-    /// Zeros, whatever the shape.
+    /// Zeros, in as many blocks as the shape has.
     pub fn zeros(shape: [usize; 2], bits: Bits) -> Self {
         let blocks = size(shape) / BLOCK;
         let codes = match bits {
@@ -199,9 +199,12 @@ pub fn widened<B: LayerOps>(weight: Tensor<B, 2>) -> Tensor<B, 2> {
 /// Rows of a frozen table, in f32.
 ///
 /// # Shapes
-/// - `table`: `[n, d]`
+/// - `table`: `[n, d]`, row by row where it has fewer than 32 bits
 /// - `ids`: `[batch, seq]`, below `n`
 /// - returns `[batch, seq, d]`
+///
+/// # Panics
+/// If an id is beyond the table, or the table is the transpose of another.
 pub fn table_rows<B: LayerOps>(table: Tensor<B, 2>, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
     let ([batch, seq], [_, d]) = (ids.dims(), table.dims());
     let ids = ids.reshape([batch * seq]).into_primitive();

@@ -3,7 +3,7 @@
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
 use crate::{LayerOps, primitive, tensor};
 
@@ -79,8 +79,13 @@ pub(crate) fn stock<B: LayerOps>(
         loss = loss - log_softmax(logits.clone(), 1).gather(1, column).sum_dim(0).reshape([1]);
         if wanted == Wanted::Gradient {
             let expected = B::fused_linear(primitive(softmax(logits, 1)), primitive(rows.clone()), None);
-            let own = B::fused_table_rows(primitive(rows.clone()), target.into_primitive());
-            gradients.push(tensor::<B, 2>(expected) - tensor::<B, 2>(own).cast(hidden.dtype()));
+            let own = match rows.dtype() {
+                DType::QFloat(_) => {
+                    tensor(B::fused_table_rows(primitive(rows.clone()), target.into_primitive()))
+                }
+                _ => rows.clone().select(0, target),
+            };
+            gradients.push(tensor::<B, 2>(expected) - own.cast(hidden.dtype()));
         }
     }
     let gradient = (wanted == Wanted::Gradient).then(|| match gradients.len() {

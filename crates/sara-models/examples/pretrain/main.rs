@@ -42,10 +42,10 @@ struct Material {
     /// Directory for the model and the data; by default where the demo has them.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Sentences of the corpus; 60,000 or 120,000 by default.
+    /// Sentences of the corpus; 60,000 for classify and 120,000 for causal-lm by default.
     #[arg(long)]
     sentences: Option<usize>,
-    /// Optimizer steps; 6,000 or 8,000 by default.
+    /// Optimizer steps; 6,000 for classify and 8,000 for causal-lm by default.
     #[arg(long)]
     steps: Option<usize>,
     /// Sentences of a step.

@@ -170,7 +170,8 @@ pub fn generate<B: LayerOps, A: Adapter<B>>(
     Ok(Generated { tokens, stop, prefill_ms, decode_ms })
 }
 
-/// The likeliest text behind each prompt, without the token that ended it; all at once, each for itself.
+/// The likeliest text behind each prompt, without the token that ended it; all at once, each for itself but for the
+/// rounding of [`linear`](sara_ops::linear()) beside weights in bf16.
 ///
 /// # Errors
 /// As [`generate`].

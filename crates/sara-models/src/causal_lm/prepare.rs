@@ -73,7 +73,9 @@ impl Dataset {
             let blocks = config.shape().n_layers.max(1);
             widths = widths / blocks + blocks * config.linears().first().map_or(0, |linear| linear.d_in);
         }
-        let weights = run.dtype.memory_bytes(config.parameter_count(), weight_bytes);
+        let parameters = config.parameter_count();
+        let of_linears: usize = config.linears().iter().map(|linear| linear.d_in * linear.d_out).sum();
+        let weights = run.dtype.memory_bytes(parameters, parameters - of_linears, weight_bytes);
         (weights + tokens * widths * F32) as u64
     }
 }

@@ -46,28 +46,37 @@ impl WeightType {
     /// # Errors
     /// [`Error::Config`] where it cannot.
     pub(crate) fn check<B: LayerOps>(self, linears: &[Target]) -> Result<Option<String>, Error> {
-        let refuse = |found: String, expected: &str| {
-            let (field, expected) = ("dtype".to_owned(), expected.to_owned());
-            Err(Error::Config { field, found, expected })
+        let refuse = |found: String, expected: String| {
+            Err(Error::Config { field: "dtype".to_owned(), found, expected })
         };
         let keeps_narrow = B::NARROW_WEIGHTS;
         if let Some(bits) = self.bits() {
             let name = format!("int{}", bits.count());
             if !B::PACKED_WEIGHTS {
-                return refuse(name, "f32 or checkpoint on this device, which has no weights of 8 or 4 bits");
+                return refuse(
+                    name,
+                    "f32 or checkpoint: this device has no weights of 8 or 4 bits".to_owned(),
+                );
             }
             if let Some(Target { name: layer, d_in, .. }) =
                 linears.iter().find(|linear| !linear.d_in.is_multiple_of(BLOCK))
             {
                 let found = format!("{name} for {layer}, whose rows have {d_in} values");
-                return refuse(found, "a type without blocks of 32 values, such as bf16");
+                let other = if keeps_narrow { "bf16" } else { "f32" };
+                return refuse(found, format!("a type without blocks of 32 values, such as {other}"));
             }
+            return Ok((!keeps_narrow)
+                .then(|| format!("tables of tokens are held in f32 beside {name}, on this device")));
         }
         match self {
-            Self::Bf16 | Self::F16 if !keeps_narrow => refuse(
-                "16 bits".to_owned(),
-                "f32, checkpoint, int8 or int4 on this device, which has no weights of 16 bits; the cpu has them",
-            ),
+            Self::Bf16 | Self::F16 if !keeps_narrow => {
+                let others =
+                    if B::PACKED_WEIGHTS { "f32, checkpoint, int8 or int4" } else { "f32 or checkpoint" };
+                refuse(
+                    "16 bits".to_owned(),
+                    format!("{others}: this device has no weights of 16 bits; the cpu has them"),
+                )
+            }
             Self::Checkpoint if !keeps_narrow => {
                 Ok(Some("weights are held in f32, whatever the files have, on this device".to_owned()))
             }
@@ -89,16 +98,16 @@ impl WeightType {
         }
     }
 
-    /// About the bytes of a model with so many parameters, that has `on_disk` bytes as it is stored.
-    pub(crate) fn memory_bytes(self, parameters: usize, on_disk: usize) -> usize {
+    /// About the bytes of a model with so many parameters, `of_tables` of them in tables, that has `on_disk` bytes as it is
+    /// stored.
+    pub(crate) fn memory_bytes(self, parameters: usize, of_tables: usize, on_disk: usize) -> usize {
+        let in_blocks = |parameters: usize, bits: Bits| parameters / BLOCK * (BLOCK * bits.count() / 8 + 2);
         match self {
             Self::Checkpoint => on_disk,
             Self::F32 => parameters * 4,
             Self::Bf16 | Self::F16 => parameters * 2,
-            Self::Int8 | Self::Int4 => {
-                let bits = self.bits().map_or(0, Bits::count);
-                parameters / BLOCK * (BLOCK * bits / 8 + 2)
-            }
+            Self::Int8 => in_blocks(parameters, Bits::Eight),
+            Self::Int4 => in_blocks(parameters - of_tables, Bits::Four) + in_blocks(of_tables, Bits::Eight),
         }
     }
 
@@ -285,7 +294,7 @@ impl<'a, B: LayerOps> Loader<'a, B> {
                 Err(Unfit::NotFinite(n)) => {
                     format!("{n} of {} values are not finite", shape.iter().product::<usize>())
                 }
-                Err(Unfit::Scale(bits)) => format!("beyond the scale of int{bits}; take f32 or bf16"),
+                Err(Unfit::Scale(bits)) => format!("beyond the scale of int{bits}; take f32"),
             },
         };
         self.problems.push(format!("{name}: {problem}"));

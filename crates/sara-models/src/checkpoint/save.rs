@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::TensorData;
+use burn::nn::Linear;
 use burn::tensor::backend::Backend;
+use burn::tensor::{DType, TensorData};
 use safetensors::View;
 use safetensors::tensor::{Dtype, TensorView};
 use sara_core::Backbone;
@@ -40,6 +41,10 @@ const COPIED_FILES: [&str; 10] = [
 /// A folder of which the files are copied likewise.
 const COPIED_FOLDER: &str = "additional_chat_templates";
 
+fn is_packed<B: Backend>(linear: &Linear<B>) -> bool {
+    matches!(linear.weight.val().dtype(), DType::QFloat(_))
+}
+
 /// A task head as a checkpoint has it.
 #[derive(Debug, Clone)]
 pub struct SavedHead {
@@ -59,8 +64,8 @@ impl<A: Architecture> Checkpoint<A> {
     /// complete; a directory that is there already is replaced.
     ///
     /// # Errors
-    /// [`Error::Format`] where `out_dir` is this checkpoint's own, [`Error::Mismatch`] where a value does not fit the dtype, or what writing
-    /// said.
+    /// [`Error::Format`] where `out_dir` is this checkpoint's own, [`Error::Core`] where the model's weights are in 8 or 4
+    /// bits, [`Error::Mismatch`] where a value does not fit the dtype, or what writing said.
     pub fn save_merged<B: Backend>(
         &self,
         out_dir: &Path,
@@ -72,6 +77,9 @@ impl<A: Architecture> Checkpoint<A> {
                 out_dir,
                 "is the checkpoint that is merged into; choose another place",
             ));
+        }
+        if let Some((site, _)) = model.linears().into_iter().find(|(_, linear)| is_packed(linear)) {
+            return Err(sara_core::Error::Packed { site }.into());
         }
         let pieces = self.pieces(model, head);
         replace_dir(out_dir, |made| {

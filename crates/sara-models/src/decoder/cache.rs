@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
+use sara_ops::{LayerOps, write_rows};
 
 use super::config::DecoderConfig;
 
@@ -23,7 +24,7 @@ struct Seen<B: Backend> {
     room: Option<[Tensor<B, 3>; 2]>,
 }
 
-impl<B: Backend> Cache<B> {
+impl<B: LayerOps> Cache<B> {
     /// A cache of nothing yet.
     pub fn new(config: &DecoderConfig) -> Self {
         Self { layers: vec![Seen { tokens: 0, room: None }; config.n_layers] }
@@ -49,12 +50,12 @@ impl<B: Backend> Cache<B> {
                     let size = [batch, after.next_power_of_two().max(ROOM), d];
                     let room = Tensor::zeros(size, (&new.device(), new.dtype()));
                     match old {
-                        Some(old) => room.slice_assign([0..batch, 0..before, 0..d], old.narrow(1, 0, before)),
+                        Some(old) => write_rows(room, 0, old.narrow(1, 0, before)),
                         None => room,
                     }
                 }
             };
-            room.slice_assign([0..batch, before..after, 0..d], new)
+            write_rows(room, before, new)
         });
         *seen = Seen { tokens: after, room: Some(all.clone()) };
         all.map(|all| all.narrow(1, 0, after))

@@ -30,7 +30,8 @@ impl DecoderCheckpoint {
     /// Loads the model.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] that lists everything missing, unknown, misshapen or not finite.
+    /// [`Error::Config`] for a type that this device or these layers cannot have, [`Error::Mismatch`] that lists everything
+    /// missing, unknown, misshapen or not finite.
     pub fn load<B: LayerOps>(
         &self,
         weight_type: WeightType,
@@ -39,7 +40,7 @@ impl DecoderCheckpoint {
         let wider = weight_type.check::<B>(&self.config.linears())?;
         let is_narrow =
             |name: &str| self.dtype(name).is_some_and(|dtype| dtype != Dtype::F32 && dtype != Dtype::F64);
-        let wider = wider.filter(|_| is_narrow("model.embed_tokens.weight"));
+        let wider = wider.filter(|_| weight_type.is_packed() || is_narrow("model.embed_tokens.weight"));
         let held = if B::NARROW_WEIGHTS || weight_type.is_packed() { weight_type } else { WeightType::F32 };
         let mut loader = self.loader(device).with_weights(held);
         let model = self.config.load(&mut loader);

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, TensorData};
 use burn_flex::{Flex, FlexDevice};
-use sara_core::{AnyAdapter, MethodConfig, Pass, RankPlan, Seed};
+use sara_core::{AnyAdapter, Backbone, MethodConfig, Pass, RankPlan, Seed};
 use sara_models::architecture::Architecture;
 use sara_models::causal_lm::generate::{Limits, Next, Sampling, Stop, answers, generate};
 use sara_models::checkpoint::WeightType;
@@ -408,6 +408,20 @@ fn weights_of_8_and_4_bits_give_the_logits_of_their_codes() {
         all.map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max)
     });
     assert!(changes[0] * 10.0 < changes[1] && changes[1] * 3.0 < changes[2], "{changes:?}");
+    // What changes a weight has no place in few bits.
+    let checkpoint = DecoderCheckpoint::open(&fixture("llama-blocks")).unwrap();
+    let targets = checkpoint.config.default_targets();
+    let lora: MethodConfig = serde_json::from_value(json!({"lora": {}})).unwrap();
+    let (adapter, _) = checkpoint.new_adapter::<Flex>(&lora, &targets, Seed(0), &FlexDevice).unwrap();
+    let model = checkpoint.load::<Flex>(WeightType::Int4, &FlexDevice).unwrap().model;
+    let place = tempfile::tempdir().unwrap();
+    let written = checkpoint.save_merged(&place.path().join("out"), &model, None).unwrap_err().to_string();
+    let merged = model.merge(&adapter).map(|_| ()).unwrap_err().to_string();
+    for message in [written, merged] {
+        assert!(message.starts_with("the weight of 0-query is in 8 or 4 bits"), "{message}");
+    }
+    assert!(!place.path().join("out").exists());
+
     let checkpoint = DecoderCheckpoint::open(&fixture("llama-mha")).unwrap();
     for (weight_type, name) in [(WeightType::Int8, "int8"), (WeightType::Int4, "int4")] {
         let message = checkpoint.load::<Flex>(weight_type, &FlexDevice).map(|_| ()).unwrap_err().to_string();

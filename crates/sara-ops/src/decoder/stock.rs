@@ -168,3 +168,13 @@ fn probabilities<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, hidden: Tensor<B,
     let lowest = scores.dtype().finfo().map_or(f64::from(f32::MIN), |info| info.min);
     softmax(scores.mask_fill(hidden, lowest), 3)
 }
+
+pub(crate) fn write_rows<B: Backend>(
+    room: FloatTensor<B>,
+    at: usize,
+    rows: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let (room, rows) = (tensor::<B, 3>(room), tensor::<B, 3>(rows));
+    let [batch, m, d] = rows.dims();
+    primitive(room.slice_assign([0..batch, at..at + m, 0..d], rows))
+}

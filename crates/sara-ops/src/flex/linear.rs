@@ -4,7 +4,7 @@
 //! that of an adapter is a few rows or columns wide.
 //!
 //! burn-flex hands whole products to several threads, which wait for one another at every block; here they meet once.
-//! Only f32 goes this way. A value never depends on the piece that it is in, hence not on the threads.
+//! Only f32 goes this way; weights of fewer bits go that of `narrow.rs`. A value never depends on the piece that it is in, hence not on the threads.
 
 use burn::tensor::ops::FloatTensorOps;
 use burn::tensor::{DType, Shape};

@@ -40,7 +40,7 @@ fn n_bytes(shape: [usize; 2], bits: Option<Bits>) -> usize {
 /// A weight `[rows, columns]`, row by row.
 pub(super) struct Narrow {
     values: FlexTensor,
-    /// Of blocks; none for one of 16 bits.
+    /// Of a value in blocks; none for one of 16 bits.
     bits: Option<Bits>,
     rows: usize,
     columns: usize,
@@ -49,7 +49,7 @@ pub(super) struct Narrow {
 }
 
 impl Narrow {
-    /// The weight `[d_in, d_out]`, if it is of fewer than 32 bits; `None` for any other.
+    /// The weight `[d_in, d_out]`, if it is of fewer than 32 bits; any other again.
     ///
     /// # Panics
     /// If it is a part of one in blocks.
@@ -92,8 +92,12 @@ impl Narrow {
         tensor(values, Shape::new([self.rows, self.columns])).with_layout(self.values.layout().clone())
     }
 
-    /// Some of its rows, in f32.
+    /// Some of the rows of a table, in f32.
+    ///
+    /// # Panics
+    /// If it is turned: no table is.
     pub(super) fn rows_at(&self, rows: &[usize]) -> FlexTensor {
+        assert!(!self.is_transposed, "the rows of a table lie as they are");
         let mut values = vec![0.0; rows.len() * self.columns];
         for (values, row) in values.chunks_exact_mut(self.columns).zip(rows) {
             self.widen(row * self.columns, values);
@@ -151,7 +155,7 @@ impl Narrow {
             x.product(self, panel * width, bias, y, scratch);
         });
         #[expect(unsafe_code, reason = "no zeros first")]
-        // SAFETY: the blocks are all of it, and each was written by a product.
+        // SAFETY: the blocks are all of it, and into each a whole product was copied.
         unsafe {
             product.assume_init().into_vec()
         }
@@ -219,7 +223,7 @@ impl Narrow {
     }
 
     /// A row that is stored, of values of 16 bits.
-    pub(super) fn bits_of_row(&self, row: usize) -> &[u16] {
+    pub(super) fn stored_row(&self, row: usize) -> &[u16] {
         let values: &[bf16] = self.values.storage();
         values[row * self.columns..][..self.columns].reinterpret_cast()
     }

@@ -40,12 +40,7 @@ pub(super) struct Scratch {
 impl Pairing {
     /// It, where the processor has the instruction.
     pub(super) fn find() -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bf16")
-        {
-            return Some(Self(()));
-        }
-        None
+        is_there().then_some(Self(()))
     }
 
     /// The left factor of a product.
@@ -93,6 +88,16 @@ impl Rounded {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+fn is_there() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_there() -> bool {
+    false
+}
+
 /// Puts some columns of a weight in order, pair by pair, each from all columns; zeros are where there are none.
 fn order(pairing: Pairing, weight: &Narrow, (start, count): (usize, usize), panel: &mut [[Pair; COLUMNS]]) {
     if weight.is_transposed() {
@@ -100,7 +105,7 @@ fn order(pairing: Pairing, weight: &Narrow, (start, count): (usize, usize), pane
         let columns: [&[u16]; COLUMNS] =
             std::array::from_fn(
                 |column| {
-                    if column < count { weight.bits_of_row(start + column) } else { &[] }
+                    if column < count { weight.stored_row(start + column) } else { &[] }
                 },
             );
         for (group, panel) in panel.chunks_mut(LANES).enumerate() {
@@ -110,7 +115,7 @@ fn order(pairing: Pairing, weight: &Narrow, (start, count): (usize, usize), pane
     }
     for (pair, place) in panel.iter_mut().enumerate() {
         let row = |row: usize| {
-            if row < weight.stored_rows() { &weight.bits_of_row(row)[start..start + count] } else { &[] }
+            if row < weight.stored_rows() { &weight.stored_row(row)[start..start + count] } else { &[] }
         };
         interleave(place, row(2 * pair), row(2 * pair + 1));
     }
@@ -146,7 +151,10 @@ fn turned(_: Pairing, columns: [&[Pair; LANES]; LANES]) -> [[Pair; LANES]; LANES
     // SAFETY: the first argument says that this one has them.
     return unsafe { turned_in_registers(columns) };
     #[cfg(not(target_arch = "x86_64"))]
-    std::array::from_fn(|row| columns.map(|column| column[row]))
+    {
+        let _ = columns;
+        unreachable!("no other processor is found to have the instructions")
+    }
 }
 
 /// The products of some rows with all columns of a panel.

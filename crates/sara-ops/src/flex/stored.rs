@@ -76,7 +76,7 @@ fn widen_each<T: Copy>(out: &mut [f32], values: &[T], widen: impl Fn(T) -> f32) 
 fn widen_blocks<const BYTES: usize>(
     out: &mut [f32],
     blocks: Blocks<'_, BYTES>,
-    codes: impl Fn(&[u8; BYTES]) -> [Half; 2],
+    codes: impl Fn(&[u8; BYTES]) -> [Lanes; 2],
 ) {
     let halves = out.as_chunks_mut::<LANES>().0.as_chunks_mut::<2>().0;
     for ((places, block), &scale) in halves.iter_mut().zip(blocks.codes).zip(blocks.scales) {
@@ -116,7 +116,7 @@ fn dots_of_each<T: Copy, const N: usize>(values: &[T], x: [&[f32]; N], widen: im
 fn dots_of_blocks<const BYTES: usize, const N: usize>(
     blocks: Blocks<'_, BYTES>,
     x: [&[f32]; N],
-    codes: impl Fn(&[u8; BYTES]) -> [Half; 2],
+    codes: impl Fn(&[u8; BYTES]) -> [Lanes; 2],
 ) -> [f32; N] {
     let n_blocks = blocks.codes.len().min(blocks.scales.len());
     let x = x.map(|x| &x.as_chunks::<LANES>().0.as_chunks::<2>().0[..n_blocks]);
@@ -159,10 +159,10 @@ fn of_f16(value: f16) -> f32 {
 }
 
 /// The codes of half a block.
-type Half = [f32; LANES];
+type Lanes = [f32; LANES];
 
 #[inline(always)]
-fn of_int8(block: &[u8; BLOCK]) -> [Half; 2] {
+fn of_int8(block: &[u8; BLOCK]) -> [Lanes; 2] {
     let mut wide = [[0.0; LANES]; 2];
     for (wide, codes) in wide.iter_mut().zip(block.as_chunks::<LANES>().0) {
         for (wide, &code) in wide.iter_mut().zip(codes) {
@@ -173,7 +173,7 @@ fn of_int8(block: &[u8; BLOCK]) -> [Half; 2] {
 }
 
 #[inline(always)]
-fn of_int4(block: &[u8; BLOCK / 2]) -> [Half; 2] {
+fn of_int4(block: &[u8; BLOCK / 2]) -> [Lanes; 2] {
     let mut wide = [[0.0; LANES]; 2];
     for (wide, codes) in wide.iter_mut().zip(halves_of_bytes(block)) {
         for (wide, code) in wide.iter_mut().zip(codes) {

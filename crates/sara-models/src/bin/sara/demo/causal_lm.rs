@@ -26,7 +26,7 @@ const FILES: [File; 6] = [
 ];
 /// Problems whose answers are shown.
 const ANSWERS: usize = 3;
-/// New tokens of an answer; the longest is a third of that.
+/// New tokens of an answer, of which none needs half.
 const LONGEST: usize = 48;
 
 #[derive(Serialize)]
@@ -117,6 +117,7 @@ impl Job for Methods<'_> {
         let base = Run { task: Task::CausalLm, ..Run::default() };
         let mut rows = Vec::new();
         train_all::<DecoderConfig, B>(out, &base, console, device, |summary, started| {
+            let elapsed_ms = elapsed_ms(started);
             let after = exam.sit::<B>(Some(&summary.output.join("adapter")), device)?;
             let sides = before.iter().zip(&after).zip(&exam.prompts).take(ANSWERS);
             let answers = sides.map(|((before, after), prompt)| Answered {
@@ -131,7 +132,7 @@ impl Job for Methods<'_> {
                 exact_match: exam.exact_match(&after),
                 answers: answers.collect(),
                 stored_bytes: summary.stored_bytes,
-                elapsed_ms: elapsed_ms(started),
+                elapsed_ms,
             };
             let seconds = row.elapsed_ms / 1e3;
             console.say(format!("trained     {}: {:.3} in {seconds:.1} s", row.method, row.exact_match));
