@@ -5,6 +5,7 @@ use burn::nn::Linear;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Tensor};
 use sara_ops::LayerOps;
+use sara_ops::packed::is_packed;
 
 use crate::adapter::Adapter;
 use crate::delta::Delta;
@@ -25,7 +26,8 @@ pub trait Backbone<B: Backend>: Module<B> {
     ///
     /// # Errors
     /// [`Error::NotMergeable`] where the method cannot be folded in, [`Error::NoBias`] where it changes a bias that the
-    /// layer does not have, [`Error::Packed`] where the weight is in 8 or 4 bits, [`Error::NothingToMerge`] where neither a weight nor a bias would change.
+    /// layer does not have, [`Error::Packed`] where the weight is in 8 or 4 bits, [`Error::NothingToMerge`] where neither a
+    /// weight nor a bias would change.
     fn merge<A: Adapter<B>>(mut self, adapter: &A) -> Result<(Self, Vec<(Site, f64)>)>
     where
         B: LayerOps,
@@ -37,7 +39,7 @@ pub trait Backbone<B: Backend>: Module<B> {
             if bias.is_some() && linear.bias.is_none() {
                 return Err(Error::NoBias { site });
             }
-            if matches!(linear.weight.dtype(), DType::QFloat(_)) {
+            if is_packed(linear.weight.dtype()) {
                 return Err(Error::Packed { site });
             }
             let change = weight.dense();

@@ -6,10 +6,11 @@
 use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use sara_core::parameters::Tensors;
 use sara_core::{Adapter, Backbone, LayerAdapter, Pass, Role, Site};
 use sara_ops::linear::linear_of_rows;
+use sara_ops::packed::is_packed;
 use sara_ops::{LayerOps, add, causal_attention, rms_norm, rotary, swiglu, table_rows, widened};
 
 use crate::architecture::Architecture;
@@ -90,7 +91,7 @@ impl<B: LayerOps> Decoder<B> {
         let mut tensors = Tensors::new();
         let mut add = |name: String, data: TensorData| _ = tensors.insert(name, data);
         let whole = |param: &Param<Tensor<B, 2>>| match param.val() {
-            packed if matches!(packed.dtype(), DType::QFloat(_)) => widened(packed).into_data(),
+            packed if is_packed(packed.dtype()) => widened(packed).into_data(),
             other => other.into_data(),
         };
         add("model.embed_tokens.weight".to_owned(), whole(&self.embeddings));

@@ -2,7 +2,8 @@
 //! behind.
 //!
 //! [`fit`](fit()) is the loop, and [`step`](step()) one turn of it, both to be read from top to bottom; a task gives them a
-//! [`Course`] and an [`Objective`]. The loop asks a [`Journal`] to write things down and to keep [`Snapshot`]s; `()` is the journal that keeps nothing.
+//! [`Course`] and an [`Objective`]. The loop asks a [`Journal`] to write things down and to keep [`Snapshot`]s; `()` is the
+//! journal that keeps nothing.
 
 use std::marker::PhantomData;
 

@@ -8,7 +8,7 @@ mod quantize;
 
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::ops::{FloatTensor, FloatTensorOps, IntTensor};
-use burn::tensor::{DType, FloatDType, TensorMetadata};
+use burn::tensor::{FloatDType, TensorMetadata};
 use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::ops::{Backward, OpsKind};
@@ -17,7 +17,7 @@ use self::block::{Attention, Gelu, LayerNorm};
 use self::decoder::{CausalAttention, RmsNorm, Rotary, SumOfLosses, Swiglu};
 use self::linear::{Add, BlockLinear, Kept, Linear};
 use self::quantize::{Gates, Quantize};
-use crate::packed::stock_table_rows;
+use crate::packed::{is_packed, stock_table_rows};
 use crate::token_loss::{TokenLoss, Wanted};
 use crate::{AttentionInputs, CausalInputs, LayerOps, Packed};
 
@@ -35,18 +35,18 @@ impl<B: LayerOps, C: CheckpointStrategy> LayerOps for Autodiff<B, C> {
     }
 
     fn widened(weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        match weight.dtype() {
+        if is_packed(weight.dtype()) {
             // Frozen: no gradient goes there.
-            DType::QFloat(_) => Self::from_inner(B::widened(weight.primitive)),
-            _ => Self::float_cast(weight, FloatDType::F32),
+            return Self::from_inner(B::widened(weight.primitive));
         }
+        Self::float_cast(weight, FloatDType::F32)
     }
 
     fn fused_table_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
-        match table.dtype() {
-            DType::QFloat(_) => Self::from_inner(B::fused_table_rows(table.primitive, ids)),
-            _ => stock_table_rows::<Self>(table, ids),
+        if is_packed(table.dtype()) {
+            return Self::from_inner(B::fused_table_rows(table.primitive, ids));
         }
+        stock_table_rows::<Self>(table, ids)
     }
 
     fn fused_linear(

@@ -2,10 +2,11 @@
 //! own quantised tensors, each widened as a whole where it is used; a table of them is in f32.
 
 use burn::tensor::ops::{FloatTensor, FloatTensorOps, QTensorOps};
-use burn::tensor::{DType, FloatDType, TensorData, TensorMetadata};
+use burn::tensor::{Bytes, FloatDType, TensorData, TensorMetadata};
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
 use burn_fusion::{Fusion, FusionBackend};
 
+use crate::packed::is_packed;
 use crate::{LayerOps, Packed};
 
 /// What both backends say of weights in few bits: their primitive is that of floats.
@@ -18,14 +19,12 @@ macro_rules! packs_weights {
         }
 
         fn widened(weight: FloatTensor<Self>) -> FloatTensor<Self> {
-            match weight.dtype() {
-                // The scales of a block are found in the order of the file alone.
-                DType::QFloat(_) => {
-                    let in_file_order = Self::q_swap_dims(weight, 0, 1);
-                    Self::float_swap_dims(Self::dequantize(in_file_order, FloatDType::F32), 0, 1)
-                }
-                _ => Self::float_cast(weight, FloatDType::F32),
+            if !is_packed(weight.dtype()) {
+                return Self::float_cast(weight, FloatDType::F32);
             }
+            // The scales of a block are found in the order of the file alone.
+            let in_file_order = Self::q_swap_dims(weight, 0, 1);
+            Self::float_swap_dims(Self::dequantize(in_file_order, FloatDType::F32), 0, 1)
         }
     };
 }
@@ -48,5 +47,5 @@ fn quantized(packed: &Packed) -> TensorData {
     });
     let scales = packed.scales().into_iter().map(f32::to_bits);
     let words: Vec<u32> = words.chain(scales).collect();
-    TensorData { bytes: burn::tensor::Bytes::from_elems(words), shape: packed.shape().into(), dtype }
+    TensorData { bytes: Bytes::from_elems(words), shape: packed.shape().into(), dtype }
 }

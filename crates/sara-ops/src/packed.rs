@@ -49,13 +49,13 @@ impl Packed {
             return None;
         }
         let mut packed = Self::zeros(shape, bits);
-        let codes = packed.codes.par_chunks_exact_mut(columns * bits.count() / 8);
+        let codes = packed.codes.par_chunks_exact_mut(columns / BLOCK * bits.code_bytes());
         let rows = codes.zip(packed.scales.par_chunks_exact_mut(columns / BLOCK)).enumerate();
         rows.for_each_init(
             || vec![0.0; columns],
             |values, (row, (codes, scales))| {
                 read(row, values);
-                let places = codes.chunks_exact_mut(BLOCK * bits.count() / 8).zip(scales);
+                let places = codes.chunks_exact_mut(bits.code_bytes()).zip(scales);
                 for (block, (codes, scale)) in values.as_chunks().0.iter().zip(places) {
                     *scale = bits.encode(block, codes);
                 }
@@ -67,11 +67,11 @@ impl Packed {
     /// Zeros, in as many blocks as the shape has.
     pub fn zeros(shape: [usize; 2], bits: Bits) -> Self {
         let blocks = size(shape) / BLOCK;
-        let codes = match bits {
-            Bits::Eight => vec![0; blocks * BLOCK],
-            Bits::Four => vec![0x88; blocks * BLOCK / 2],
+        let zero = match bits {
+            Bits::Eight => 0,
+            Bits::Four => 0x88,
         };
-        Self { bits, shape, codes, scales: vec![f16::ZERO; blocks] }
+        Self { bits, shape, codes: vec![zero; blocks * bits.code_bytes()], scales: vec![f16::ZERO; blocks] }
     }
 
     /// The values that the codes stand for.
@@ -136,6 +136,16 @@ impl Bits {
         }
     }
 
+    /// Bytes of a block with its scale.
+    pub const fn block_bytes(self) -> usize {
+        self.code_bytes() + size_of::<f16>()
+    }
+
+    /// Bytes of its codes.
+    const fn code_bytes(self) -> usize {
+        BLOCK * self.count() / 8
+    }
+
     /// Writes the nearest codes of a block, and returns the scale.
     fn encode(self, block: &[f32; BLOCK], codes: &mut [u8]) -> f16 {
         let largest =
@@ -169,7 +179,9 @@ impl Bits {
             Self::Eight => QuantValue::Q8S,
             Self::Four => QuantValue::Q4F,
         };
-        QuantScheme { value, param: QuantParam::F16, ..of_blocks() }
+        let level = QuantLevel::Block(BlockSize::new([BLOCK as u8]));
+        let store = QuantStore::PackedU32(0);
+        QuantScheme { value, param: QuantParam::F16, level, store, ..QuantScheme::default() }
     }
 
     /// The bits of a weight of this type; `None` of one that is in no such type.
@@ -179,10 +191,9 @@ impl Bits {
     }
 }
 
-/// What every scheme here shares.
-fn of_blocks() -> QuantScheme {
-    let level = QuantLevel::Block(BlockSize::new([BLOCK as u8]));
-    QuantScheme { level, store: QuantStore::PackedU32(0), ..QuantScheme::default() }
+/// Whether a weight of this type is in 8 or 4 bits.
+pub fn is_packed(dtype: DType) -> bool {
+    matches!(dtype, DType::QFloat(_))
 }
 
 /// A frozen weight in f32, whatever it is held in.

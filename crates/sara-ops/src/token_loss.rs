@@ -3,8 +3,9 @@
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::{Int, Tensor};
 
+use crate::packed::is_packed;
 use crate::{LayerOps, primitive, tensor};
 
 /// Tokens of a block: with fewer, reading the rows of the vocabulary costs more than the products.
@@ -79,11 +80,10 @@ pub(crate) fn stock<B: LayerOps>(
         loss = loss - log_softmax(logits.clone(), 1).gather(1, column).sum_dim(0).reshape([1]);
         if wanted == Wanted::Gradient {
             let expected = B::fused_linear(primitive(softmax(logits, 1)), primitive(rows.clone()), None);
-            let own = match rows.dtype() {
-                DType::QFloat(_) => {
-                    tensor(B::fused_table_rows(primitive(rows.clone()), target.into_primitive()))
-                }
-                _ => rows.clone().select(0, target),
+            let own = if is_packed(rows.dtype()) {
+                tensor(B::fused_table_rows(primitive(rows.clone()), target.into_primitive()))
+            } else {
+                rows.clone().select(0, target)
             };
             gradients.push(tensor::<B, 2>(expected) - own.cast(hidden.dtype()));
         }

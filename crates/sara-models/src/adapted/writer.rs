@@ -8,12 +8,14 @@ use sara_svd::SvdOps;
 
 use super::{Adapted, Answer, Opening, Opens, read_adapter};
 use crate::architecture::Architecture;
-use crate::causal_lm::evaluate::observe;
-use crate::causal_lm::{ChatTokenizer, Dataset, Examples, TrainOn};
+use crate::causal_lm::evaluate::{answer_all, observe};
+use crate::causal_lm::generate::Limits;
+use crate::causal_lm::{ChatTokenizer, Dataset, Examples, GenerationConfig, Question, TrainOn};
 use crate::data::{Columns, Rows, Task};
 use crate::decoder::config::DecoderConfig;
 use crate::decoder::{DecoderCheckpoint, LoadedDecoder, check_tokens};
 use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
 use crate::train::metrics::Metrics;
 use crate::train::{NoHead, Trained};
 
@@ -73,5 +75,23 @@ impl Opens for DecoderConfig {
         batch_size: NonZeroUsize,
     ) -> Result<(Metrics, Seen<B>)> {
         observe(&adapted.model, &adapted.trained.adapter, data, batch_size)
+    }
+}
+
+impl<B: LayerOps> Writer<B> {
+    /// The likeliest answer to each question, in their order: up to what ends the model's texts, or so many tokens.
+    ///
+    /// # Errors
+    /// Those of [`answer_all`], and what reading `generation_config.json` said.
+    pub fn answers(
+        &self,
+        questions: &[Question],
+        tokenizer: &Tokenizer,
+        max_new_tokens: usize,
+        batch_size: NonZeroUsize,
+    ) -> Result<Vec<String>> {
+        let eos = GenerationConfig::read(&self.checkpoint.dir)?.eos;
+        let limits = Limits { max_new_tokens, eos, context: None };
+        answer_all(&self.model, &self.trained.adapter, questions, tokenizer, &limits, batch_size)
     }
 }

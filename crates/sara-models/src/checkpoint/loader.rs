@@ -41,11 +41,16 @@ pub enum WeightType {
 }
 
 impl WeightType {
-    /// Whether a backend can hold the weights of these layers so; a line where it holds them wider.
+    /// Whether a backend can hold the weights of these layers so, which the files have in 16 bits if they are narrow; a
+    /// line where it holds them wider.
     ///
     /// # Errors
     /// [`Error::Config`] where it cannot.
-    pub(crate) fn check<B: LayerOps>(self, linears: &[Target]) -> Result<Option<String>, Error> {
+    pub(crate) fn check<B: LayerOps>(
+        self,
+        linears: &[Target],
+        are_narrow: bool,
+    ) -> Result<Option<String>, Error> {
         let refuse = |found: String, expected: String| {
             Err(Error::Config { field: "dtype".to_owned(), found, expected })
         };
@@ -77,7 +82,7 @@ impl WeightType {
                     format!("{others}: this device has no weights of 16 bits; the cpu has them"),
                 )
             }
-            Self::Checkpoint if !keeps_narrow => {
+            Self::Checkpoint if are_narrow && !keeps_narrow => {
                 Ok(Some("weights are held in f32, whatever the files have, on this device".to_owned()))
             }
             _ => Ok(None),
@@ -101,7 +106,7 @@ impl WeightType {
     /// About the bytes of a model with so many parameters, `of_tables` of them in tables, that has `on_disk` bytes as it is
     /// stored.
     pub(crate) fn memory_bytes(self, parameters: usize, of_tables: usize, on_disk: usize) -> usize {
-        let in_blocks = |parameters: usize, bits: Bits| parameters / BLOCK * (BLOCK * bits.count() / 8 + 2);
+        let in_blocks = |parameters: usize, bits: Bits| parameters / BLOCK * bits.block_bytes();
         match self {
             Self::Checkpoint => on_disk,
             Self::F32 => parameters * 4,

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::nn::Linear;
+use burn::tensor::TensorData;
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, TensorData};
 use safetensors::View;
 use safetensors::tensor::{Dtype, TensorView};
 use sara_core::Backbone;
 use sara_core::parameters::Tensors;
 use sara_core::store::{replace_dir, write_views};
+use sara_ops::packed::is_packed;
 use serde_json::{Value, json};
 
 use super::Checkpoint;
@@ -40,10 +40,6 @@ const COPIED_FILES: [&str; 10] = [
 
 /// A folder of which the files are copied likewise.
 const COPIED_FOLDER: &str = "additional_chat_templates";
-
-fn is_packed<B: Backend>(linear: &Linear<B>) -> bool {
-    matches!(linear.weight.val().dtype(), DType::QFloat(_))
-}
 
 /// A task head as a checkpoint has it.
 #[derive(Debug, Clone)]
@@ -78,7 +74,8 @@ impl<A: Architecture> Checkpoint<A> {
                 "is the checkpoint that is merged into; choose another place",
             ));
         }
-        if let Some((site, _)) = model.linears().into_iter().find(|(_, linear)| is_packed(linear)) {
+        let mut linears = model.linears().into_iter();
+        if let Some((site, _)) = linears.find(|(_, linear)| is_packed(linear.weight.dtype())) {
             return Err(sara_core::Error::Packed { site }.into());
         }
         let pieces = self.pieces(model, head);

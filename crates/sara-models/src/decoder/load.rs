@@ -37,10 +37,9 @@ impl DecoderCheckpoint {
         weight_type: WeightType,
         device: &B::Device,
     ) -> Result<LoadedDecoder<B>, Error> {
-        let wider = weight_type.check::<B>(&self.config.linears())?;
-        let is_narrow =
-            |name: &str| self.dtype(name).is_some_and(|dtype| dtype != Dtype::F32 && dtype != Dtype::F64);
-        let wider = wider.filter(|_| weight_type.is_packed() || is_narrow("model.embed_tokens.weight"));
+        let dtype = self.dtype("model.embed_tokens.weight");
+        let are_narrow = dtype.is_some_and(|dtype| dtype != Dtype::F32 && dtype != Dtype::F64);
+        let wider = weight_type.check::<B>(&self.config.linears(), are_narrow)?;
         let held = if B::NARROW_WEIGHTS || weight_type.is_packed() { weight_type } else { WeightType::F32 };
         let mut loader = self.loader(device).with_weights(held);
         let model = self.config.load(&mut loader);

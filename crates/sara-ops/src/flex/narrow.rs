@@ -8,13 +8,13 @@ use burn_flex::{FlexTensor, Layout};
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use super::pairs::{self, Pairing, Rounded};
+use super::pairs::{Pairing, Rounded};
 use super::stored::{self, Blocks, ROWS, Stored};
 use super::tensor;
 use crate::buffer::size;
 use crate::linear::ending_in;
 use crate::packed::{BLOCK, Bits, Packed};
-use crate::strided::{Matrix, Unwritten};
+use crate::strided::{Matrix, MatrixMut, Unwritten};
 
 /// Columns of a piece.
 const PANEL: usize = 64;
@@ -32,7 +32,7 @@ pub(super) fn packed(packed: Packed) -> FlexTensor {
 /// Bytes of a weight of this shape.
 fn n_bytes(shape: [usize; 2], bits: Option<Bits>) -> usize {
     match bits {
-        Some(bits) => size(shape) / BLOCK * (BLOCK * bits.count() / 8 + 2),
+        Some(bits) => size(shape) / BLOCK * bits.block_bytes(),
         None => size(shape) * 2,
     }
 }
@@ -145,37 +145,39 @@ impl Narrow {
         (0..n * d_out).map(|at| by_output[at % d_out * n + at / d_out]).collect()
     }
 
-    /// Panel by panel, by the processor's own instruction.
+    /// By the processor's own instruction.
     fn by_pairs(&self, x: &Rounded, n: usize, bias: Option<&[f32]>) -> Vec<f32> {
-        let d_out = self.d_out();
-        let mut product = Box::new_uninit_slice(size([n, d_out]));
-        let width = PANEL.min(d_out);
-        let panels = Unwritten::blocks(&mut product, d_out, [n, width]);
-        panels.into_par_iter().enumerate().for_each_init(pairs::Scratch::default, |scratch, (panel, y)| {
-            x.product(self, panel * width, bias, y, scratch);
-        });
-        #[expect(unsafe_code, reason = "no zeros first")]
-        // SAFETY: the blocks are all of it, and into each a whole product was copied.
-        unsafe {
-            product.assume_init().into_vec()
-        }
+        self.in_panels(n, bias, |scratch, start, y| x.product(self, start, y, scratch))
     }
 
-    /// Panel by panel.
+    /// In f32.
     fn many(&self, x: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
-        let (n, d_out) = (x.n_rows(), self.d_out());
+        self.in_panels(x.n_rows(), bias, |scratch: &mut Vec<f32>, start, y| {
+            let columns = (start, y.n_cols());
+            y.product(x, self.widened(columns, scratch))
+        })
+    }
+
+    /// A product of `n` rows, of which `write` makes the columns from a place on, onto a bias.
+    fn in_panels<S: Default>(
+        &self,
+        n: usize,
+        bias: Option<&[f32]>,
+        write: impl for<'y> Fn(&mut S, usize, Unwritten<'y>) -> MatrixMut<'y> + Sync,
+    ) -> Vec<f32> {
+        let d_out = self.d_out();
+        let width = PANEL.min(d_out);
         let mut product = Box::new_uninit_slice(size([n, d_out]));
-        let panels = Unwritten::blocks(&mut product, d_out, [n, PANEL.min(d_out)]);
-        panels.into_par_iter().enumerate().for_each_init(Vec::new, |scratch, (panel, y)| {
-            let start = panel * PANEL.min(d_out);
-            let count = y.n_cols();
-            let mut y = y.product(x, self.widened((start, count), scratch));
+        let panels = Unwritten::blocks(&mut product, d_out, [n, width]);
+        panels.into_par_iter().enumerate().for_each_init(S::default, |scratch, (panel, y)| {
+            let (start, count) = (panel * width, y.n_cols());
+            let mut y = write(scratch, start, y);
             if let Some(bias) = bias {
                 y.add_to_rows(&bias[start..start + count]);
             }
         });
         #[expect(unsafe_code, reason = "no zeros first")]
-        // SAFETY: the blocks are all of it, and each was written by a product.
+        // SAFETY: the blocks are all of it, and a block that was handed back was written.
         unsafe {
             product.assume_init().into_vec()
         }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::kernels::vectorized;
 use super::narrow::Narrow;
-use crate::strided::{Matrix, Unwritten};
+use crate::strided::{Matrix, MatrixMut, Unwritten};
 
 /// Columns whose sums are in registers, two for each row.
 const COLUMNS: usize = 32;
@@ -56,15 +56,14 @@ impl Pairing {
 }
 
 impl Rounded {
-    /// Writes to `y` the product with the columns of `weight` from `start` on, onto a bias.
-    pub(super) fn product(
+    /// Writes to `y` the product with the columns of `weight` from `start` on.
+    pub(super) fn product<'y>(
         &self,
         weight: &Narrow,
         start: usize,
-        bias: Option<&[f32]>,
-        y: Unwritten<'_>,
+        y: Unwritten<'y>,
         scratch: &mut Scratch,
-    ) {
+    ) -> MatrixMut<'y> {
         let n_cols = y.n_cols();
         let Scratch { panel, product } = scratch;
         panel.resize(self.pairs_of_row, [Pair::default(); COLUMNS]);
@@ -81,10 +80,7 @@ impl Rounded {
                 }
             }
         }
-        let mut y = y.copy(Matrix::new(product, self.n_rows, n_cols, n_cols));
-        if let Some(bias) = bias {
-            y.add_to_rows(&bias[start..start + n_cols]);
-        }
+        y.copy(Matrix::new(product, self.n_rows, n_cols, n_cols))
     }
 }
 

@@ -13,8 +13,9 @@ use clap::{Args, ValueEnum};
 use sara_core::MethodConfig;
 use sara_core::store::{replace_dir, write_file};
 use sara_models::run::{Data, Device, Ended, Mode, OptimizerConfig, Prepared, Run, Summary, Trains};
+use serde::Serialize;
 
-use crate::console::Console;
+use crate::console::{Console, table};
 use crate::device::Compute;
 use crate::progress::Shown;
 use crate::train::show_plan;
@@ -116,18 +117,57 @@ fn train_all<F: Trains, B: Compute>(
     Ok(())
 }
 
-/// Where the adapter is that is handed over, and its files for PEFT.
-fn handed_over(out: &Path) -> [PathBuf; 2] {
-    let run = out.join("runs").join(SHOWN);
-    [run.join("adapter"), run.join("peft")]
+/// A line for each row, below the names of the columns.
+fn table_of<R, const N: usize>(columns: [&str; N], rows: &[R], cells: impl Fn(&R) -> [String; N]) -> String {
+    let lines = rows.iter().map(|row| cells(row).to_vec());
+    table(&std::iter::once(columns.map(str::to_owned).to_vec()).chain(lines).collect::<Vec<_>>())
 }
 
-/// What came out, and how long it took.
-fn say_results(console: Console, [adapter, peft]: &[PathBuf; 2], started: Instant) {
+/// What a reader may type after the demo.
+struct Next<'a> {
+    /// The command that puts the adapter to work, which gets `--model` and `--adapter`, and its other arguments.
+    at_work: [&'a str; 2],
+    /// Models that the task is for.
+    models: &'a str,
+    /// A line of its data.
+    line: &'a str,
+    /// Tokens at which texts of it may be cut.
+    max_tokens: usize,
+}
+
+/// What `--json` says.
+#[derive(Serialize)]
+struct Report<R> {
+    rows: Vec<R>,
+    adapter: PathBuf,
+    peft: PathBuf,
+}
+
+/// What came out, how long it took, and what is next.
+fn conclude<R: Serialize>(
+    console: Console,
+    out: &Path,
+    rows: Vec<R>,
+    started: Instant,
+    next: &Next<'_>,
+) -> anyhow::Result<()> {
+    let Next { at_work: [command, arguments], models, line, max_tokens } = next;
+    let run = out.join("runs").join(SHOWN);
+    let (adapter, peft) = (run.join("adapter"), run.join("peft"));
     console.say(format!("adapter     {}", adapter.display()));
     console.say(format!("for PEFT    {}", peft.display()));
-    console.say(format!("pictures    {}", adapter.with_file_name("*.svg").display()));
+    console.say(format!("pictures    {}", run.join("*.svg").display()));
     console.say(format!("took        {:.0} s", started.elapsed().as_secs_f64()));
+    console.say("\nnext, the adapter at work:");
+    let (dir, from) = (out.display(), adapter.display());
+    console.say(format!("  {command} --model {dir}/model --adapter {from} {arguments}"));
+    console.say(format!("and with {models} of your own, and a file of {line} lines:"));
+    console.say("  sara ranks --model YOUR_MODEL --share 0.05");
+    console.say(format!(
+        "  sara train --config {} model=YOUR_MODEL output=first-run data.train=YOUR.jsonl data.valid=YOUR.jsonl data.max_tokens={max_tokens}",
+        run.join("run.toml").display()
+    ));
+    console.result(&Report { rows, adapter, peft })
 }
 
 /// Milliseconds since.

@@ -6,9 +6,8 @@ use anyhow::{bail, ensure};
 use clap::Args;
 use sara_models::adapted::{Adapted, Opens, Writer};
 use sara_models::architecture::Kind;
-use sara_models::causal_lm::evaluate::{answer_all, exact_match};
-use sara_models::causal_lm::generate::Limits;
-use sara_models::causal_lm::{ChatTokenizer, Examples, GenerationConfig, Question};
+use sara_models::causal_lm::evaluate::exact_match;
+use sara_models::causal_lm::{ChatTokenizer, Examples, Question};
 use sara_models::data::{Rows, Task};
 use sara_models::decoder::config::DecoderConfig;
 use sara_models::encoder::config::EncoderConfig;
@@ -77,14 +76,10 @@ impl Answers for EncoderConfig {
 
 impl Answers for DecoderConfig {
     fn exact_match<B: Compute>(writer: &Writer<B>, asked: &Eval, rows: &Rows) -> anyhow::Result<Option<f64>> {
-        let dir = &writer.checkpoint.dir;
-        let tokenizer = ChatTokenizer::load(dir)?;
+        let tokenizer = ChatTokenizer::load(&writer.checkpoint.dir)?;
         let questions = Question::all(&Examples::of_rows(rows)?, &tokenizer)?;
-        let eos = GenerationConfig::read(dir)?.eos;
-        let limits = Limits { max_new_tokens: asked.max_new_tokens, eos, context: None };
-        let (model, adapter) = (&writer.model, &writer.trained.adapter);
-        let written = answer_all(model, adapter, &questions, &tokenizer, &limits, asked.batch_size)?;
-        Ok(exact_match(&questions, &written))
+        let answers = writer.answers(&questions, &tokenizer, asked.max_new_tokens, asked.batch_size)?;
+        Ok(exact_match(&questions, &answers))
     }
 }
 

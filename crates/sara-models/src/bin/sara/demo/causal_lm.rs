@@ -4,16 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use sara_models::adapted::{Opening, Opens, Writer};
-use sara_models::causal_lm::evaluate::{answer_all, exact_match};
-use sara_models::causal_lm::generate::Limits;
-use sara_models::causal_lm::{ChatTokenizer, Example, Examples, GenerationConfig, Question};
+use sara_models::causal_lm::evaluate::exact_match;
+use sara_models::causal_lm::{ChatTokenizer, Example, Examples, Question};
 use sara_models::data::{Rows, Task};
 use sara_models::decoder::config::DecoderConfig;
 use sara_models::run::{Device, Run};
 use serde::Serialize;
 
-use super::{File, SHOWN, elapsed_ms, handed_over, say_results, train_all, unpack};
-use crate::console::{Console, count, table};
+use super::{File, Next, SHOWN, conclude, elapsed_ms, table_of, train_all, unpack};
+use crate::console::{Console, count};
 use crate::device::{Compute, Job, dispatch};
 
 const FILES: [File; 6] = [
@@ -28,13 +27,6 @@ const FILES: [File; 6] = [
 const ANSWERS: usize = 3;
 /// New tokens of an answer, of which none needs half.
 const LONGEST: usize = 48;
-
-#[derive(Serialize)]
-struct Report {
-    rows: Vec<Row>,
-    adapter: PathBuf,
-    peft: PathBuf,
-}
 
 #[derive(Serialize)]
 struct Row {
@@ -61,9 +53,9 @@ pub(super) fn run(out: &Path, device: Device, console: Console, started: Instant
     console.say(format!("{unpacked} {}", out.display()));
     console.say("task        solve the problem, and say what each of its two steps makes");
     let rows = dispatch(device, console, Methods { out, console })?;
-    let heading = ["method", "trainable", "right before", "right after", "stored bytes", "seconds"];
-    let row = |row: &Row| {
-        vec![
+    let columns = ["method", "trainable", "right before", "right after", "stored bytes", "seconds"];
+    let table = table_of(columns, &rows, |row: &Row| {
+        [
             row.method.clone(),
             count(row.trainable),
             format!("{:.3}", row.exact_match_before),
@@ -71,33 +63,24 @@ pub(super) fn run(out: &Path, device: Device, console: Console, started: Instant
             count(row.stored_bytes as usize),
             format!("{:.1}", row.elapsed_ms / 1e3),
         ]
-    };
-    let heading = heading.map(str::to_owned).to_vec();
-    let lines: Vec<_> = std::iter::once(heading).chain(rows.iter().map(row)).collect();
-    console.say(format!("\n{}\n", table(&lines)));
-    let prompt = rows.iter().find(|row| row.method == SHOWN).and_then(|row| {
-        for Answered { prompt, before, after } in &row.answers {
-            console.say(prompt);
-            console.say(format!("  before  {}\n  after   {}", before.trim(), after.trim()));
-        }
-        row.answers.first().map(|answered| answered.prompt.clone())
     });
+    console.say(format!("\n{table}\n"));
+    let answers = rows.iter().find(|row| row.method == SHOWN).map(|row| row.answers.as_slice());
+    let answers = answers.unwrap_or_default();
+    for Answered { prompt, before, after } in answers {
+        console.say(prompt);
+        console.say(format!("  before  {}\n  after   {}", before.trim(), after.trim()));
+    }
     console.say("");
-    let [adapter, peft] = handed_over(out);
-    say_results(console, &[adapter.clone(), peft.clone()], started);
-    console.say("\nnext, the adapter at work:");
-    let (dir, from) = (out.display(), adapter.display());
-    console.say(format!(
-        "  sara generate --model {dir}/model --adapter {from} --prompt \"{}\"",
-        prompt.unwrap_or_default()
-    ));
-    console.say("and with a LLaMA, Mistral or Qwen of your own, and a file of {\"prompt\": ..., \"completion\": ...} lines:");
-    console.say("  sara ranks --model YOUR_MODEL --share 0.05");
-    console.say(format!(
-        "  sara train --config {} model=YOUR_MODEL output=first-run data.train=YOUR.jsonl data.valid=YOUR.jsonl data.max_tokens=512",
-        adapter.with_file_name("run.toml").display()
-    ));
-    console.result(&Report { rows, adapter, peft })
+    let prompt = answers.first().map_or("", |answered| &answered.prompt);
+    let prompt = format!("--prompt \"{prompt}\"");
+    let next = Next {
+        at_work: ["sara generate", &prompt],
+        models: "a LLaMA, Mistral or Qwen",
+        line: "{\"prompt\": ..., \"completion\": ...}",
+        max_tokens: 512,
+    };
+    conclude(console, out, rows, started, &next)
 }
 
 struct Methods<'a> {
@@ -149,7 +132,6 @@ struct Exam {
     tokenizer: ChatTokenizer,
     questions: Vec<Question>,
     prompts: Vec<String>,
-    limits: Limits,
 }
 
 impl Exam {
@@ -163,18 +145,15 @@ impl Exam {
         });
         let prompts = prompts.collect();
         let questions = Question::all(&examples, &tokenizer)?;
-        let eos = GenerationConfig::read(&model)?.eos;
-        let limits = Limits { max_new_tokens: LONGEST, eos, context: None };
-        Ok(Self { model, tokenizer, questions, prompts, limits })
+        Ok(Self { model, tokenizer, questions, prompts })
     }
 
     /// What the model answers, with an adapter or without.
     fn sit<B: Compute>(&self, adapter: Option<&Path>, device: &B::Device) -> anyhow::Result<Vec<String>> {
         const BATCH: std::num::NonZeroUsize = std::num::NonZeroUsize::MIN.saturating_add(31);
-        let Self { model, tokenizer, questions, limits, .. } = self;
-        let Writer::<B> { model, trained, .. } =
-            DecoderConfig::open_beside(model, adapter, Opening::default(), device)?;
-        Ok(answer_all(&model, &trained.adapter, questions, tokenizer, limits, BATCH)?)
+        let Self { model, tokenizer, questions, .. } = self;
+        let writer: Writer<B> = DecoderConfig::open_beside(model, adapter, Opening::default(), device)?;
+        Ok(writer.answers(questions, tokenizer, LONGEST, BATCH)?)
     }
 
     fn exact_match(&self, answers: &[String]) -> f64 {

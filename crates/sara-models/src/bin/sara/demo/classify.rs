@@ -1,6 +1,6 @@
 //! The demo of a model that tells classes apart.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use burn_autodiff::Autodiff;
@@ -13,8 +13,8 @@ use sara_models::run::{Device, OptimizerConfig, Prepared, Run};
 use sara_models::train::{Options, Trained};
 use serde::Serialize;
 
-use super::{File, elapsed_ms, handed_over, prepare, say_results, train_all, unpack};
-use crate::console::{Console, count, table};
+use super::{File, Next, conclude, elapsed_ms, prepare, table_of, train_all, unpack};
+use crate::console::{Console, count};
 use crate::device::{Compute, Job, dispatch};
 
 const FILES: [File; 6] = [
@@ -25,13 +25,6 @@ const FILES: [File; 6] = [
     ("train.jsonl", include_bytes!("../../../../assets/train.jsonl")),
     ("valid.jsonl", include_bytes!("../../../../assets/valid.jsonl")),
 ];
-
-#[derive(Serialize)]
-struct Report {
-    rows: Vec<Row>,
-    adapter: PathBuf,
-    peft: PathBuf,
-}
 
 #[derive(Serialize)]
 struct Row {
@@ -50,36 +43,28 @@ pub(super) fn run(out: &Path, device: Device, console: Console, started: Instant
     ));
     console.say("task        who acts, the larger or the smaller animal, and did it? (4 classes)");
     let rows = dispatch(device, console, Methods { out, console })?;
-    let heading = ["method", "trainable", "accuracy", "stored bytes", "seconds"].map(str::to_owned).to_vec();
-    let row = |row: &Row| {
-        vec![
+    let columns = ["method", "trainable", "accuracy", "stored bytes", "seconds"];
+    let table = table_of(columns, &rows, |row: &Row| {
+        [
             row.method.clone(),
             count(row.trainable),
             format!("{:.3}", row.accuracy),
             count(row.stored_bytes as usize),
             format!("{:.1}", row.elapsed_ms / 1e3),
         ]
-    };
-    let lines: Vec<_> = std::iter::once(heading).chain(rows.iter().map(row)).collect();
-    console.say(format!("\n{}", table(&lines)));
+    });
+    console.say(format!("\n{table}"));
     console.say(
         "\ntrainable counts the adapter; each row trains a head of 17,028 besides, which an adapter's file holds",
     );
-    let [adapter, peft] = handed_over(out);
-    say_results(console, &[adapter.clone(), peft.clone()], started);
-    console.say("\nnext, the adapter at work:");
-    let (dir, from) = (out.display(), adapter.display());
-    console.say(format!(
-        "  sara predict --model {dir}/model --adapter {from} --data {dir}/valid.jsonl --out logits.jsonl"
-    ));
-    console
-        .say("and with a RoBERTa or BERT of your own, and a file of {\"text\": ..., \"label\": ...} lines:");
-    console.say("  sara ranks --model YOUR_MODEL --share 0.05");
-    console.say(format!(
-        "  sara train --config {} model=YOUR_MODEL output=first-run data.train=YOUR.jsonl data.valid=YOUR.jsonl data.max_tokens=128",
-        adapter.with_file_name("run.toml").display()
-    ));
-    console.result(&Report { rows, adapter, peft })
+    let data = format!("--data {}/valid.jsonl --out logits.jsonl", out.display());
+    let next = Next {
+        at_work: ["sara predict", &data],
+        models: "a RoBERTa or BERT",
+        line: "{\"text\": ..., \"label\": ...}",
+        max_tokens: 128,
+    };
+    conclude(console, out, rows, started, &next)
 }
 
 struct Methods<'a> {
